@@ -1,0 +1,196 @@
+"""What is handed from one room to the next: frozen dataclasses, no behaviour beyond counting.
+
+Shape letters used everywhere: P prompts, G rollouts in a group, B rows of a micro-batch, T tokens of a row,
+V vocabulary, E experts, L layers, K experts chosen per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+
+Split = Literal["train", "validation", "test"]
+
+DOMAINS: tuple[str, ...] = (
+    "math",
+    "instruction_following",
+    "multiple_choice",
+    "tool_use",
+    "structured_output",
+    "preference",
+    "long_context",
+    "code",
+    "swe",
+)
+"""Capabilities that are trained, evaluated and routed by. A recipe names these and no others."""
+
+
+class Message(TypedDict, total=False):
+    """One chat turn in the OpenAI shape, e.g. `{"role": "user", "content": "17+25"}`."""
+
+    role: str
+    content: str
+    reasoning_content: str
+    tool_calls: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One task of one environment, e.g. `Row("math/17+25", "math", "addition", {"question": "17+25", "answer": "42"})`."""
+
+    id: str  # unique in its environment and stable over runs: sampling is seeded by it
+    domain: str
+    environment: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an answer earned, e.g. `Score(1.0, {"format": 1.0, "correct": 1.0})`."""
+
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A row rendered to tokens, e.g. `Prompt(row, (3, 17, 9, 4), "math")`."""
+
+    row: Row
+    token_ids: tuple[int, ...]  # [T_prompt], ends with the generation prompt
+    teacher: str | None = (
+        None  # identity of the one teacher of this prompt; lives on the sample, never in a parallel list
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled trajectory, e.g. two tokens `(5, 2)` with log-probs `(-0.1, -0.02)`, finished by a stop token."""
+
+    prompt: Prompt
+    index: int  # which of the G samples of its prompt
+    token_ids: tuple[int, ...]  # [T_completion], the stop token included when there was one
+    sampler_log_probs: tuple[float, ...]  # [T_completion], log pi_inf at the sampling temperature, nats
+    policy_version: int  # optimiser steps of the weights that sampled it
+    finish_reason: Literal["stop", "length"]
+    text: str = ""
+    score: Score | None = None  # None: not scored, or a failure
+    failure: str | None = None  # why there is no score
+
+    @property
+    def reward(self) -> float:
+        if self.score is None:
+            raise ValueError(f"rollout {self.prompt.row.id}#{self.index} has no score: {self.failure}")
+        return self.score.reward
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G rollouts of one prompt."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """One document to train on: a demonstration (SFT) or a rollout (RL, MOPD).
+
+    Example: prompt of 2 and completion of 2 tokens: `token_ids (7, 8, 5, 2)`, `loss_mask (0, 0, 1, 1)`.
+    """
+
+    token_ids: tuple[int, ...]  # [T]
+    loss_mask: tuple[int, ...]  # [T], 1 where the token itself is predicted in the loss
+    sampler_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty for SFT
+    advantage: float = 0.0  # GRPO: one number a sequence, broadcast over its tokens
+    teacher_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty without a teacher
+    reference_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty without a KL term
+    domain: str = ""
+
+    @property
+    def loss_tokens(self) -> int:
+        return sum(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A micro-batch: B rows of T tokens, each row one or more documents end to end, padding at the end of the row.
+
+    Position t of every per-token tensor speaks of the prediction OF token t (from the tokens before it), so that
+    `log_probs[b, t]` belongs to `input_ids[b, t]`; the first token of a document is never in the mask.
+    """
+
+    input_ids: torch.Tensor  # [B, T] int64
+    position_ids: torch.Tensor  # [B, T] int64, restarts at 0 with every document (padding is a document of its own)
+    sequence_index: torch.Tensor  # [B, T] int64, which sequence of the step a token belongs to, -1 for padding
+    loss_mask: torch.Tensor  # [B, T] float32, 0 or 1
+    sampler_log_probs: torch.Tensor  # [B, T] float32, nats
+    advantages: torch.Tensor  # [B, T] float32
+    teacher_log_probs: torch.Tensor  # [B, T] float32, nats
+    reference_log_probs: torch.Tensor  # [B, T] float32, nats
+    token_weight: (
+        torch.Tensor
+    )  # [B, T] float32: the share of the whole step's loss this token carries; 0 outside the mask
+
+
+@dataclass(frozen=True, slots=True)
+class SplitScore:
+    """Mean score of one domain on one split, e.g. `SplitScore(0.61, 0.028, 300)`."""
+
+    mean: float
+    stderr: float  # standard error of the mean over prompts
+    n: int  # prompts
+    pass_at_k: float | None = None  # share of prompts with at least one of k samples right; None for k = 1
+    k: int = 1
+
+
+Scores = Mapping[str, Mapping[str, SplitScore]]
+"""split -> domain -> score."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate of one stage, e.g. `GateResult("max_drop", "math", 0.05, 0.12, False, "warn")`."""
+
+    rule: str
+    domain: str
+    threshold: float
+    value: float
+    passed: bool
+    action: Literal["warn", "stop", "rollback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A registered set of weights."""
+
+    identity: str  # hex hash of what made it
+    stage: str
+    step: int
+    kind: str  # sft, rl, mopd, base
+    parent: str | None  # identity
+    path: str  # Hugging Face folder
+    config_hash: str
+    data_fingerprint: str
+    weights_sha256: str
+    versions: Mapping[str, str]
+    created_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a finished stage hands to the pipeline."""
+
+    name: str
+    kind: str
+    identity: str
+    parent: str | None  # stage name
+    steps: int
+    wall_s: float
+    teachers: Mapping[str, str]  # domain -> checkpoint identity
+    scores: Scores
+    gates: Sequence[GateResult] = ()
