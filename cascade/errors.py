@@ -16,6 +16,9 @@ class CascadeError(Exception):
         self.what = what
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type[CascadeError], tuple[str, str]]:
+        return type(self), (self.what, self.fix)  # so that it survives the way to other processes
+
 
 class ConfigError(CascadeError):
     """The recipe cannot mean anything: unknown key, wrong type, missing parent, cycle, arithmetic that does not divide."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split
+from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split, TrainingSequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,24 +39,25 @@ class Environment(Protocol):
 class Policy(Protocol):
     """The model in training, sharded by an engine."""
 
-    def log_probs(self, batch: PackedBatch) -> torch.Tensor:
-        """log pi_train of every token, `[B, T]` float32 nats, differentiable; 0 at the first token of a row."""
+    def log_probs(
+        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """log pi_train where the mask is 1 (0 elsewhere), and the entropy there without gradient; float32 nats.
+
+        [B, T] each; with `candidates` [B, T, K], the log-probs of those ids instead, [B, T, K].
+        """
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients. `loss` is this rank's share of the loss summed over the global batch."""
         ...
 
-    def step(self) -> Mapping[str, float]:
-        """Clip, update, advance the schedule; returns `grad_norm` (before clipping) and `learning_rate`."""
-        ...
-
-    def skip(self) -> None:
-        """Drop whatever gradients there are and advance the schedule without touching weights or moments."""
+    def step(self, learning_rate: float) -> Mapping[str, float]:
+        """Clip and update; returns `grad_norm` (before clipping) and `learning_rate`. A rate of 0 moves no weight."""
         ...
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Full parameters and buffers, one at a time, under the names of `transformers`. Collective: every rank iterates."""
+        """Full parameters and persistent buffers, one at a time, under the names of `transformers`. Collective."""
         ...
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
@@ -76,7 +77,10 @@ class RolloutEngine(Protocol):
     def generate(
         self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Rollout]]:
-        """`samples` rollouts for each prompt. `temperature` 0 is greedy. A rollout depends on (seed, row id, sample index) only."""
+        """`samples` rollouts for each prompt, greedy at temperature 0.
+
+        What a rollout draws depends on (seed, row id, sample index, position) only, not on its batch.
+        """
         ...
 
     def publish(self, policy: Policy, version: int) -> None:
@@ -85,10 +89,16 @@ class RolloutEngine(Protocol):
 
 
 class TeacherScorer(Protocol):
-    """log pi of frozen checkpoints at sampled tokens."""
+    """What frozen checkpoints think of sampled tokens."""
 
-    def score(self, teacher: str, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
-        """log pi_teacher of every token given those before it, nats; 0 for the first token of a sequence."""
+    def score(self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
+        """log pi_teacher of every loss token of every sequence, nats; 0 at the other tokens."""
+        ...
+
+    def top_k(
+        self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float, k: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For every sequence the teacher's k likeliest ids and their log-probs at its loss tokens, [V(y), k] each."""
         ...
 
 

@@ -7,7 +7,7 @@ V vocabulary, E experts, L layers, K experts chosen per token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class TrainingSequence:
     advantage: float = 0.0  # GRPO: one number a sequence, broadcast over its tokens
     teacher_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty without a teacher
     reference_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty without a KL term
+    teacher_top: tuple[torch.Tensor, torch.Tensor] | None = None  # ids int64 and log-probs float32, [V(y), K] each
     domain: str = ""
 
     @property

@@ -1,0 +1,1 @@
+"""Advantages, importance weights and losses: pure functions on tensors, no input or output."""

@@ -1,0 +1,57 @@
+"""Which rollouts reach the loss. Every drop is counted by its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from cascade.errors import EngineError
+from cascade.types import Group, Rollout, Score
+
+
+def penalise_overlong(groups: Sequence[Group]) -> list[Group]:
+    """Overlong penalty: an unfinished rollout has reward 0 and stays in the loss (Nemotron-Cascade 2, 4.2.2)."""
+
+    def judged(rollout: Rollout) -> Rollout:
+        if rollout.finish_reason == "stop" or rollout.score is None:
+            return rollout
+        return dataclasses.replace(rollout, score=Score(0.0, {**rollout.score.parts, "overlong": 1.0}))
+
+    return [dataclasses.replace(group, rollouts=tuple(judged(r) for r in group.rollouts)) for group in groups]
+
+
+def drop_failures(groups: Sequence[Group], dropped: Counter[str]) -> list[Group]:
+    """Removes rollouts that could not be scored, and groups of which fewer than two are left.
+
+    Raises `EngineError` with the first failure when nothing could be scored: then the verifier is broken, not the
+    answers, and training on would be training on nothing.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    failures = [rollout for rollout in rollouts if rollout.score is None]
+    if rollouts and len(failures) == len(rollouts):
+        raise EngineError(
+            f"None of {len(rollouts)} answers could be scored; the first failure was: {failures[0].failure}",
+            "Mend the environment's `score`, or its rows.",
+        )
+    dropped["failure"] += len(failures)
+    kept = []
+    for group in groups:
+        scored = tuple(rollout for rollout in group.rollouts if rollout.score is not None)
+        if len(scored) >= min(2, len(group.rollouts)):
+            kept.append(dataclasses.replace(group, rollouts=scored))
+        else:
+            dropped["group_too_small"] += len(scored)
+    return kept
+
+
+def has_signal(group: Group) -> bool:
+    """Whether the rewards of a group differ: a group of equal rewards has nothing to teach."""
+    return len({rollout.reward for rollout in group.rollouts}) > 1
+
+
+def drop_without_signal(groups: Sequence[Group], dropped: Counter[str]) -> list[Group]:
+    """Dynamic filtering: keeps the groups whose rewards differ."""
+    kept = [group for group in groups if has_signal(group)]
+    dropped["zero_signal"] += sum(len(group.rollouts) for group in groups) - sum(len(g.rollouts) for g in kept)
+    return kept

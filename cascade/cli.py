@@ -1,0 +1,83 @@
+"""The `cascade` command. Heavy imports wait until a command needs them, so that a wrong key costs no seconds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cascade import __version__
+from cascade.errors import CascadeError
+
+EPILOG = """A recipe is composed by Hydra: `cascade run recipe=quickstart seed=3 stages.if_rl.max_steps=20`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits: 0 when it did what was asked, 1 after an error, 2 for a wrong command line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]  # deepspeed's
+    options = parser().parse_args(arguments)
+    try:
+        sys.exit(options.command(options, arguments) or 0)
+    except CascadeError as error:
+        print(f"cascade: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from cascade import commands
+
+    top = argparse.ArgumentParser(prog="cascade", description=__doc__.splitlines()[0], epilog=EPILOG)  # type: ignore[union-attr]
+    top.add_argument("--version", action="version", version=f"cascade {__version__}")
+    sub = top.add_subparsers(required=True, metavar="COMMAND")
+
+    for name, command, text in (
+        ("plan", commands.plan, "what a recipe will do: stages, teachers, batch arithmetic, files"),
+        ("run", commands.run, "run a recipe; what is done is skipped, what was killed goes on"),
+    ):
+        added = sub.add_parser(name, help=text)
+        added.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME or FILE, then any key")
+        added.set_defaults(command=command)
+
+    status = sub.add_parser("status", help="where a run stands, and its regression matrix")
+    status.add_argument("run_dir", nargs="?", help="default: the newest run below runs/")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=commands.status)
+
+    evaluate = sub.add_parser("eval", help="evaluate a checkpoint in every domain, or check the gold answers")
+    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME or FILE, then any key")
+    evaluate.add_argument("--model", help="Hugging Face folder, or an identity or stage of the run")
+    evaluate.add_argument("--split", choices=("validation", "test"), action="append")
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("--check-gold", action="store_true", help="every row's gold answer must score 1")
+    evaluate.set_defaults(command=commands.evaluate)
+
+    _registry(sub, commands)
+
+    export = sub.add_parser("export", help="copy a checkpoint as a Hugging Face folder with its model card")
+    export.add_argument("checkpoint", help="identity (or its beginning) or stage")
+    export.add_argument("out", help="folder to make")
+    export.add_argument("--run-dir")
+    export.set_defaults(command=commands.export)
+
+    report = sub.add_parser("report", help="write report.html")
+    report.add_argument("run_dir", nargs="?")
+    report.set_defaults(command=commands.report)
+
+    doctor = sub.add_parser("doctor", help="what is installed, what is missing, how to get it")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=commands.doctor)
+    return top
+
+
+def _registry(sub: argparse._SubParsersAction[argparse.ArgumentParser], commands: object) -> None:
+    registry = sub.add_parser("registry", help="checkpoints, their lineage and scores")
+    registry.add_argument("action", choices=("list", "show", "best", "verify"))
+    registry.add_argument("checkpoint", nargs="?", help="identity (or its beginning) or stage, for show and verify")
+    registry.add_argument("--run-dir", help="default: the newest run below runs/")
+    registry.add_argument("--domain", help="for best")
+    registry.add_argument("--split", choices=("validation", "test"), default="validation")
+    registry.add_argument("--json", action="store_true")
+    registry.set_defaults(command=commands.registry)  # type: ignore[attr-defined]

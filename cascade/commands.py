@@ -1,0 +1,198 @@
+"""What each `cascade` command does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cascade.compose import load_recipe, recipe_names
+from cascade.config import Recipe
+from cascade.environments.catalogue import build_environments
+from cascade.errors import ConfigError
+from cascade.naming import nearest
+from cascade.ports import Environment
+from cascade.recipe_checks import check_recipe
+from cascade.run_folder import RunFolder, json_text, read_status
+from cascade.types import Checkpoint
+
+
+def checked_recipe(words: Sequence[str]) -> tuple[Recipe, list[str], dict[str, Environment], str]:
+    """The recipe of a command line, its stages in order, its environments, and what was asked. Imports no torch."""
+    named = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
+    if len(named) != 1:
+        raise ConfigError("No recipe was named.", f"Add `recipe=NAME`. {nearest('', recipe_names(), 'recipe')}")
+    overrides = [word for word in words if not word.startswith("recipe=")]
+    recipe, origins = load_recipe(named[0], overrides)
+    order = check_recipe(recipe, origins)
+    return recipe, order, build_environments(recipe.environments, recipe.seed), json.dumps([named[0], *overrides])
+
+
+def plan(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Prints the plan of a recipe."""
+    from cascade.planning.plan import plan as plan_text
+
+    recipe, order, _environments, _asked = checked_recipe(options.overrides)
+    print(plan_text(recipe, order))
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Runs a recipe, in this process or in those of a launcher."""
+    from cascade.launching.torchrun import inside_a_launcher, start_torchrun
+
+    recipe, order, environments, asked = checked_recipe(options.overrides)
+    if recipe.launch.kind == "torchrun" and not inside_a_launcher():
+        start_torchrun(recipe.launch.processes, arguments)
+    from cascade.pipeline import run_recipe
+
+    run_recipe(recipe, order, environments, asked)
+
+
+def status(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Prints where a run stands."""
+    state = read_status(run_folder(options.run_dir).path)
+    if options.json:
+        print(json_text(state, indent=2))
+        return
+    from cascade.tracking.matrix import regression_matrix
+
+    for stage in state["stages"]:
+        steps = f"{stage['steps']} steps, {stage['wall_s']:.0f} s" if stage["steps"] else ""
+        print(f"{stage['name']:<24} {stage['kind']:<5} from {stage['parent']:<20} {stage['status']:<12} {steps}")
+    print(f"{state['registry']} checkpoints in the registry")
+    if any(stage["scores"] for stage in state["stages"]):
+        print(regression_matrix(state["stages"], "test"))
+
+
+def evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Evaluates a checkpoint, or checks that every row's gold answer scores 1."""
+    recipe, _order, environments, _asked = checked_recipe(options.overrides)
+    if options.check_gold:
+        return _check_gold(environments)
+    from cascade.stages.standalone import evaluate_checkpoint
+
+    model = _model_path(recipe, options.model)
+    scores = evaluate_checkpoint(recipe, environments, model, options.split or ["validation", "test"])
+    if options.json:
+        print(json_text(scores, indent=2))
+        return 0
+    for split, by_domain in scores.items():
+        for domain, score in by_domain.items():
+            passed = "" if score.pass_at_k is None else f"  pass@{score.k} {score.pass_at_k:.3f}"
+            print(f"{split:<12} {domain:<24} {score.mean:.3f} ± {1.96 * score.stderr:.3f} (n={score.n}){passed}")
+    return 0
+
+
+def registry(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Lists checkpoints, shows one, names the best of a domain, or verifies files against their records."""
+    from cascade.teachers.registry import Registry
+
+    run_dir = run_folder(options.run_dir)
+    with Registry(_existing(run_dir)) as known:
+        if options.action == "best":
+            if not options.domain:
+                raise ConfigError("`cascade registry best` needs a domain.", "Add `--domain math`.")
+            best = known.best(options.domain, options.split)
+            found = {"checkpoint": best.checkpoint, "path": str(run_dir.path / best.checkpoint.path), "why": best.why}
+            text = f"{best.checkpoint.identity}  {best.checkpoint.stage}  {found['path']}\n{best.why}"
+            print(json_text(found, indent=2) if options.json else text)
+            return 0
+        chosen = [_checkpoint(known, options.checkpoint)] if options.checkpoint else known.list()
+        if options.action == "verify":
+            problems = {entry.identity: known.verify(entry.identity) for entry in chosen}
+            for identity, found in problems.items():
+                print(f"{identity}  {'; '.join(found) or 'ok'}")
+            return int(any(problems.values()))
+        if options.json:
+            print(json_text([{"checkpoint": c, "scores": known.scores(c.identity)} for c in chosen], indent=2))
+            return 0
+        for entry in chosen:
+            print(f"{entry.identity}  {entry.stage:<24} step {entry.step:<6} from {entry.parent or '-'}")
+            if options.action == "show" or options.checkpoint:
+                _show(entry, known.scores(entry.identity), [c.stage for c in known.lineage(entry.identity)])
+    return 0
+
+
+def export(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Copies a checkpoint's folder."""
+    from cascade.teachers.registry import Registry
+
+    run_dir, out = run_folder(options.run_dir), Path(options.out)
+    if out.exists():
+        raise ConfigError(f"{out} exists.", "Name a folder that does not.")
+    with Registry(_existing(run_dir)) as known:
+        checkpoint = _checkpoint(known, options.checkpoint)
+        problems = known.verify(checkpoint.identity)
+    if problems:
+        raise ConfigError(f"{checkpoint.identity} is damaged: {'; '.join(problems)}.", "Run its stage again.")
+    shutil.copytree(run_dir.path / checkpoint.path, out)
+    print(f"{out}  {checkpoint.stage} step {checkpoint.step}, {checkpoint.identity}")
+
+
+def report(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Writes report.html."""
+    from cascade.tracking.report import write_report
+
+    print(write_report(run_folder(options.run_dir).path))
+
+
+def doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Prints what is installed and what is missing."""
+    from cascade.doctor import diagnose, print_findings
+
+    return print_findings(diagnose(), as_json=options.json)
+
+
+def run_folder(named: str | None) -> RunFolder:
+    """The run that was named, or the newest one below runs/. Raises `ConfigError` when there is none."""
+    if named:
+        return RunFolder(Path(named))
+    runs = sorted(Path("runs").glob("*/stages.json"), key=lambda file: file.stat().st_mtime)
+    if not runs:
+        raise ConfigError("There is no run below runs/.", "Name the folder of a run.")
+    return RunFolder(runs[-1].parent)
+
+
+def _existing(run_dir: RunFolder) -> Path:
+    if not run_dir.registry.is_file():
+        raise ConfigError(f"{run_dir.path} has no registry.", "Name the folder of a run.")
+    return run_dir.registry
+
+
+def _checkpoint(known: Any, name: str) -> Checkpoint:
+    """By stage name (its newest), or by identity or its beginning."""
+    by_stage = known.by_stage(name)
+    return by_stage[-1] if by_stage else known.get(name)
+
+
+def _model_path(recipe: Recipe, name: str | None) -> Path:
+    """A folder as it is; else a checkpoint of the recipe's run, by default its newest."""
+    from cascade.teachers.registry import Registry
+
+    if name and Path(name).is_dir():
+        return Path(name)
+    run_dir = RunFolder(Path(recipe.run_dir))
+    with Registry(_existing(run_dir)) as known:
+        checkpoint = _checkpoint(known, name) if name else known.list()[-1]
+    return run_dir.path / checkpoint.path
+
+
+def _check_gold(environments: Mapping[str, Environment]) -> int:
+    wrong = 0
+    for name, environment in environments.items():
+        for split in ("train", "validation", "test"):
+            rows = environment.rows(split)
+            bad = [row.id for row in rows if environment.score(row, environment.gold(row)).reward != 1.0]
+            wrong += len(bad)
+            print(f"{name:<24} {split:<12} {len(rows) - len(bad)}/{len(rows)} gold answers score 1", *bad[:3])
+    return int(wrong > 0)
+
+
+def _show(entry: Checkpoint, scores: Mapping[str, Mapping[str, Any]], lineage: Sequence[str]) -> None:
+    print(f"  path {entry.path}\n  lineage {' -> '.join(lineage)}\n  made {entry.created_at}, config {entry.config_hash}")
+    for split, by_domain in scores.items():
+        for domain, score in by_domain.items():
+            print(f"  {split:<12} {domain:<24} {score.mean:.3f} ± {score.stderr:.3f} (n={score.n})")

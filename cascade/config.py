@@ -1,0 +1,227 @@
+"""Every key of every recipe: type, unit, default and meaning. A key that is not here is an error.
+
+`compose.py` reads YAML and the command line into a mapping; `Recipe` below is what that mapping must be.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+CLOSED = ConfigDict(extra="forbid")
+
+Positive = Annotated[int, Field(ge=1, strict=True)]
+NonNegative = Annotated[int, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0.0, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
+def key(default: Any, doc: str, **more: Any) -> Any:
+    """A documented key with a default."""
+    factory = default if callable(default) else None
+    return (
+        Field(default_factory=factory, description=doc, **more) if factory else Field(default, description=doc, **more)
+    )
+
+
+def required(doc: str, **more: Any) -> Any:
+    """A documented key that every recipe must give."""
+    return Field(description=doc, **more)
+
+
+@dataclass(config=CLOSED)
+class ModelConfig:
+    """The base model: loaded from a folder or hub id, or built from scratch from an architecture's own config."""
+
+    path: str | None = key(None, "Hugging Face folder or hub id to start from")
+    architecture: str | None = key(None, "transformers model type to build from scratch, e.g. qwen3_moe")
+    config: dict[str, Any] = key(dict, "keys of that architecture's transformers config; an unknown one is refused")
+    tokenizer: str | None = key(None, "folder or hub id, or `characters`; default: the model's own")
+    chat_template: str | None = key(None, "a bundled template (`chatml`, `characters`) or a .jinja file; default: own")
+
+
+@dataclass(config=CLOSED)
+class PolicyConfig:
+    """How the model in training is held and fed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = key(1, "DeepSpeed ZeRO stage")
+    dtype: Literal["fp32", "bf16"] = key("bf16", "parameters and activations; optimiser state is fp32")
+    packing: Switch = key(True, "several documents a row; off: one a row (models with Mamba layers)")
+    row_tokens: Positive = key(4096, "tokens in a row of a micro-batch; the longest sequence must fit")
+    rows_per_micro_batch: Positive = key(1, "rows of a micro-batch on one process")
+    max_grad_norm: PositiveFloat = key(1.0, "gradient clipping by global norm")
+    activation_checkpointing: Switch = key(False, "recompute activations in the backward pass")
+    log_prob_chunk: Positive = key(1024, "tokens whose logits exist at once")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = key("sdpa", "attention kernels")
+    experts: Literal["grouped_mm", "batched_mm", "eager"] = key("grouped_mm", "mixture-of-experts kernels")
+    deepspeed: str | None = key(None, "your own DeepSpeed JSON; `auto` values are filled in from the recipe")
+
+
+@dataclass(config=CLOSED)
+class RolloutConfig:
+    """The engine that samples."""
+
+    engine: Literal["hf"] = key("hf", "hf: transformers `generate` inside the training process")
+    batch_sequences: Positive = key(256, "sequences sampled at once on one process")
+
+
+@dataclass(config=CLOSED)
+class LaunchConfig:
+    """How processes are started."""
+
+    kind: Literal["inline", "torchrun"] = key("inline", "inline: in this process; torchrun: `processes` on this node")
+    processes: Positive = key(1, "training processes on this node")
+    threads: Positive | None = key(None, "torch threads a process; default: cores divided by processes")
+
+
+@dataclass(config=CLOSED)
+class TrackingConfig:
+    """What is recorded beside the files of the run folder."""
+
+    wandb: Literal["online", "offline", "off"] = key("off", "wandb client mode")
+    wandb_project: str = key("cascade", "wandb project")
+    samples_every: NonNegative = key(20, "steps between tables of sample rollouts on the console; 0: none")
+    rollouts_every: NonNegative = key(1, "steps between parquet files of rollouts; 0: none")
+
+
+@dataclass(config=CLOSED)
+class EnvironmentConfig:
+    """One environment: rows, prompts and reward of a domain."""
+
+    kind: str = required("a built-in environment, or the dotted path of your own class")
+    domain: str = required("the capability it trains and is evaluated under")
+    max_completion_length: Positive = key(
+        256, "tokens; the limit in evaluation and, unless a stage says less, in training"
+    )
+    params: dict[str, Any] = key(dict, "the environment's own parameters; an unknown one is refused")
+
+
+@dataclass(config=CLOSED)
+class EvaluationConfig:
+    """Every environment is evaluated after every stage."""
+
+    validation_rows: Positive = key(200, "rows an environment, used to choose teachers and by gates")
+    test_rows: Positive = key(300, "rows an environment, used for reporting only")
+    samples: Positive = key(1, "k answers a row, for avg@k and pass@k")
+    temperature: NonNegativeFloat = key(0.0, "0: greedy")
+
+
+@dataclass(config=CLOSED)
+class GateConfig:
+    """A rule on validation scores after a stage."""
+
+    max_drop: dict[str, Share] = key(dict, "domain -> largest tolerated fall of the mean against the parent")
+    min_score: dict[str, Share] = key(dict, "domain -> smallest tolerated mean")
+    action: Literal["warn", "stop", "rollback"] = key("warn", "rollback: children go on from the parent's checkpoint")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class StageBase:
+    """Keys that every kind of stage has."""
+
+    parent: str | None = Field(default=None, alias="from", description="stage to start from; default: the one before")
+    mix: dict[str, PositiveFloat] = required("environment -> weight in the blend", min_length=1)
+    max_steps: NonNegative = required("optimiser steps")
+    learning_rate: NonNegativeFloat = required("peak rate")
+    lr_schedule: Literal["constant", "cosine", "linear"] = key("constant", "shape after the warm-up")
+    min_lr_ratio: Share = key(0.0, "the schedule ends at this share of the peak")
+    warmup_steps: NonNegative = key(0, "linear warm-up")
+    warmup_start_ratio: Share = key(0.1, "the warm-up starts at this share of the peak")
+    weight_decay: NonNegativeFloat = key(0.0, "decoupled, on matrices only")
+    adam_beta1: Share = key(0.9, "AdamW")
+    adam_beta2: Share = key(0.95, "AdamW")
+    adam_epsilon: PositiveFloat = key(1e-8, "AdamW")
+    save_steps: Positive = key(50, "steps between checkpoints one can resume from")
+    gates: list[GateConfig] = key(list, "checked after the stage's evaluation")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class SftStage(StageBase):
+    """Supervised fine-tuning on demonstrations: loss on assistant tokens only."""
+
+    kind: Literal["sft"] = "sft"
+    freeze_router: Switch = key(False, "keep the experts' router as it is")
+    batch_size: Positive = key(64, "conversations an optimiser step, over all processes")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class SamplingStage(StageBase):
+    """Keys of the stages that train on the policy's own rollouts."""
+
+    freeze_router: Switch = key(True, "keep the experts' router as it is")
+    prompts_per_step: Positive = key(128, "P, over all processes")
+    num_generations: Positive = key(16, "G, rollouts of a prompt")
+    temperature: PositiveFloat = key(1.0, "of sampling, scoring and training alike")
+    max_completion_length: Positive | None = key(None, "tokens; default: each environment's own")
+    overlong_penalty: Switch = key(False, "an unfinished rollout has reward 0")
+    overlong_filtering: Switch = key(
+        False, "an unfinished rollout is masked from the loss, its reward still counts in its group"
+    )
+    num_iterations: Positive = key(1, "optimiser steps on one batch of rollouts; 1 is strictly on-policy")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class RlStage(SamplingStage):
+    """Group-relative policy optimisation (Nemotron-Cascade 2, eq. 1)."""
+
+    kind: Literal["rl"] = "rl"
+    baseline: Literal["mean", "leave_one_out"] = key("mean", "what a reward is compared with in its group")
+    scale_rewards: Switch = key(True, "divide by the group's standard deviation (off: Dr. GRPO)")
+    loss_reduction: Literal["token", "sequence"] = key(
+        "token", "mean over all tokens, or over sequences of token means"
+    )
+    importance: Literal["none", "clamp", "gate", "sequence_gate"] = key(
+        "none", "weight by pi_train / pi_inf of the sampler"
+    )
+    importance_low: NonNegativeFloat = key(0.5, "lower bound of the importance ratio")
+    importance_high: PositiveFloat = key(2.0, "upper bound of the importance ratio")
+    ratio_level: Literal["token", "sequence"] = key("token", "policy ratio of off-policy steps (sequence: GSPO)")
+    epsilon_low: NonNegativeFloat = key(0.2, "clip of off-policy steps, below")
+    epsilon_high: NonNegativeFloat = key(0.28, "clip of off-policy steps, above")
+    kl_coef: NonNegativeFloat = key(0.0, "k3 penalty against the parent checkpoint")
+    dynamic_filtering: Switch = key(True, "drop groups whose rewards are all equal and draw new prompts")
+    max_refills: NonNegative = key(1, "rounds of new prompts after the first")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class MopdStage(SamplingStage):
+    """Multi-domain on-policy distillation (Nemotron-Cascade 2, eqs. 2-4)."""
+
+    kind: Literal["mopd"] = "mopd"
+    teachers: dict[str, str] = key(dict, "domain -> `best` or a stage; default: best")
+    loss_reduction: Literal["sequence", "token"] = key("sequence", "mean over sequences of token means, or over tokens")
+    importance: Literal["gate", "clamp", "sequence_gate", "none"] = key("gate", "weight by pi_train / pi_inf")
+    importance_low: NonNegativeFloat = key(0.5, "below it a token is dropped (gate) or its weight clamped (clamp)")
+    importance_high: PositiveFloat = key(2.0, "above it a token is dropped (gate) or its weight clamped (clamp)")
+    teacher_mix: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] = key(
+        1.0, "alpha in log(alpha pi_T + (1-alpha) pi_S) - log pi_S"
+    )
+    advantage_clip: PositiveFloat | None = key(None, "largest |advantage| of a token, nats")
+    outcome_weight: NonNegativeFloat = key(0.0, "adds this times the group-relative outcome advantage")
+    top_k: Positive | None = key(
+        None, "match the teacher's k likeliest tokens and a tail bucket instead of the sampled one"
+    )
+
+
+Stage = Annotated[SftStage | RlStage | MopdStage, Field(discriminator="kind")]
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class Recipe:
+    """One whole post-training run."""
+
+    name: str = required("name of the recipe; set by `recipe=`")
+    run_dir: str = required("output folder")
+    seed: NonNegative = key(0, "of weights, data order and sampling")
+    model: ModelConfig = required("base model")
+    policy: PolicyConfig = key(PolicyConfig, "the model in training")
+    rollout: RolloutConfig = key(RolloutConfig, "the sampling engine")
+    launch: LaunchConfig = key(LaunchConfig, "processes")
+    tracking: TrackingConfig = key(TrackingConfig, "where metrics go")
+    evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")
+    environments: dict[str, EnvironmentConfig] = required("name -> environment", min_length=1)
+    stages: dict[str, Stage] = required("name -> stage, in order", min_length=1)

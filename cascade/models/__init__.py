@@ -1,0 +1,1 @@
+"""Causal language models as the policy, the rollout engine and the teachers all see them."""

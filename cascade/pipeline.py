@@ -1,0 +1,283 @@
+"""From a recipe to a finished run: every stage in order, skipped where it is done, resumed where it was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cascade import parallel
+from cascade.atomic import is_complete, write_json, write_text
+from cascade.config import MopdStage, Recipe
+from cascade.data.tokenizers import load_tokenizer
+from cascade.errors import ConfigError, GateStop
+from cascade.identity import hash_of, rows_fingerprint, stage_identity, versions
+from cascade.policy.export import CARD
+from cascade.ports import Environment
+from cascade.recipe_checks import BASE, parents, resolved_keys
+from cascade.run_folder import RunFolder, StageStatus, read_status
+from cascade.stages.base import prepare_base
+from cascade.stages.evaluate import evaluate
+from cascade.stages.gates import check_gates, sentence
+from cascade.stages.train import StageJob, completion_limits, rollout_engine, train_stage
+from cascade.teachers.model_card import model_card
+from cascade.teachers.registry import Registry
+from cascade.teachers.weights import weights_sha256
+from cascade.tracking.matrix import regression_matrix
+from cascade.tracking.report import write_report
+from cascade.tracking.stage import StageTrackers
+from cascade.types import Checkpoint, GateResult, Scores, StageResult
+
+
+@dataclass
+class Pipeline:
+    """A run in progress. Every rank holds one and makes the same calls; only rank 0 writes."""
+
+    recipe: Recipe
+    order: list[str]  # stages, parents first
+    environments: Mapping[str, Environment]
+    run: RunFolder
+    tokenizer: Any
+    trackers: StageTrackers
+    trained: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what it trained
+    effective: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what its children start from
+
+    def execute(self) -> None:
+        """Runs every stage that is not done. Collective. Raises `GateStop` when a gate stops the run."""
+        base = prepare_base(self.recipe, self.run, self.tokenizer)
+        self.trained[BASE] = self.effective[BASE] = base
+        parallel.on_first(lambda: self._register(base))
+        if self.recipe.model.path:
+            self._evaluated(base, None)
+        for name in self.order:
+            self._stage(name)
+
+    def _stage(self, name: str) -> None:
+        stage, parent = self.recipe.stages[name], self.effective[parents(self.recipe)[name]]
+        teachers = parallel.on_first(lambda: self._teachers(name))
+        data = parallel.on_first(lambda: self._fingerprint(name))
+        by_domain = {domain: teacher.identity for domain, teacher in teachers.items()}
+        identity = stage_identity(self.recipe, name, parent.identity, by_domain, data)
+        job = StageJob(
+            name, self.recipe, self.run, identity, parent, teachers, self.environments, self.tokenizer
+        )
+        result = StageResult(name, stage.kind, identity, parents(self.recipe)[name], 0, 0.0, by_domain, {})
+        known = parallel.on_first(lambda: self._finished(name, identity))
+        if known is None:
+            result = self._train(job, result)
+        else:
+            result = replace(result, steps=known["step"], wall_s=known["wall_s"])
+        checkpoint = parallel.on_first(lambda: self._checkpoint(job, data, result))
+        self._judge(job, result, checkpoint)
+
+    def _train(self, job: StageJob, result: StageResult) -> StageResult:
+        """Trains the stage, leaving `failed` behind when it raises."""
+        parallel.on_first(lambda: self._clear_and_mark(job, result))
+        try:
+            state = train_stage(job, self.trackers)
+        except BaseException:
+            if parallel.rank() == 0:
+                self.run.write_status(StageStatus.of(result, "failed"))
+            raise
+        return replace(result, steps=state.step, wall_s=state.wall_s)
+
+    def _judge(self, job: StageJob, result: StageResult, checkpoint: Checkpoint) -> None:
+        """Evaluates the stage in every domain, checks its gates, and decides what its children start from."""
+        scores = self._evaluated(checkpoint, job.name)
+        gates = parallel.on_first(lambda: self._gates(job, scores))
+        failed = [gate for gate in gates if not gate.passed]
+        rolled_back = any(gate.action == "rollback" for gate in failed)
+        stopped = [gate for gate in failed if gate.action == "stop"]
+        result = replace(result, scores=scores, gates=gates)
+        status = "stopped" if stopped else "rolled_back" if rolled_back else "done"
+        parallel.on_first(lambda: self._conclude(result, status, checkpoint))
+        self.trained[job.name] = checkpoint
+        self.effective[job.name] = job.parent if rolled_back else checkpoint
+        if stopped:
+            raise GateStop(
+                f"The gate of {job.name} did not hold: {'; '.join(sentence(gate) for gate in stopped)}.",
+                "Change the stage, or the gate's action, and run again.",
+            )
+
+    # What follows runs on rank 0 only.
+
+    def _teachers(self, name: str) -> dict[str, Checkpoint]:
+        """domain -> the one teacher of that domain: a named stage's checkpoint, or the best so far on validation."""
+        stage = self.recipe.stages[name]
+        if not isinstance(stage, MopdStage):
+            return {}
+        earlier = self.order[: self.order.index(name)]
+        among = [self.trained[stage_name].identity for stage_name in (BASE, *earlier)]
+        chosen = {}
+        with Registry(self.run.registry) as registry:
+            for domain in sorted({self.recipe.environments[environment].domain for environment in stage.mix}):
+                asked = stage.teachers.get(domain, "best")
+                if asked == "best":
+                    best = registry.best(domain, among=among)
+                    registry.event(name, "teacher", domain=domain, identity=best.checkpoint.identity, why=best.why)
+                    chosen[domain] = best.checkpoint
+                else:
+                    chosen[domain] = self.trained[asked]
+        return chosen
+
+    def _fingerprint(self, name: str) -> str:
+        mix = self.recipe.stages[name].mix
+        return hash_of({environment: self._rows_fingerprint(environment) for environment in mix})
+
+    def _rows_fingerprint(self, environment: str) -> str:
+        if environment not in self._fingerprints:
+            self._fingerprints[environment] = rows_fingerprint(self.environments[environment].rows("train"))
+        return self._fingerprints[environment]
+
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
+        """The card of the stage's exported model, when it is complete and of this identity."""
+        folder = self.run.model(name)
+        if not is_complete(folder):
+            return None
+        card = yaml.safe_load((folder / CARD).read_text())
+        return card if card["identity"] == identity else None
+
+    def _clear_and_mark(self, job: StageJob, result: StageResult) -> None:
+        previous = self.run.stage_state(job.name)
+        if previous is None or previous.identity != job.identity:
+            shutil.rmtree(self.run.stage(job.name), ignore_errors=True)  # what lies there is of another identity
+        self.run.write_status(StageStatus.of(result, "running"))
+
+    def _checkpoint(self, job: StageJob, data: str, result: StageResult) -> Checkpoint:
+        """The stage's registry entry, made once."""
+        with Registry(self.run.registry) as registry:
+            known = [entry for entry in registry.list() if entry.identity == job.identity]
+        if known:
+            return known[0]
+        folder = self.run.model(job.name)
+        checkpoint = Checkpoint(
+            identity=job.identity,
+            stage=job.name,
+            step=result.steps,
+            kind=result.kind,
+            parent=job.parent.identity,
+            path=str(folder.relative_to(self.run.path)),  # so that a run can be moved
+            config_hash=hash_of(job.stage),
+            data_fingerprint=data,
+            weights_sha256=weights_sha256(folder),
+            versions=versions(),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._register(checkpoint)
+        return checkpoint
+
+    def _register(self, checkpoint: Checkpoint) -> None:
+        with Registry(self.run.registry) as registry:
+            if checkpoint.identity not in {entry.identity for entry in registry.list()}:
+                registry.add(checkpoint)
+                registry.event(checkpoint.stage, "registered", identity=checkpoint.identity)
+
+    def _evaluated(self, checkpoint: Checkpoint, name: str | None) -> Scores:
+        """The scores of a checkpoint in every domain, measured unless this very evaluation was made before. Collective."""
+        asked = hash_of({"evaluation": self.recipe.evaluation, "environments": self.recipe.environments})
+        known = parallel.on_first(lambda: self._known_scores(checkpoint, asked))
+        if known:
+            return known
+        started = time.monotonic()
+        engine = rollout_engine(self.recipe, self.run.path / checkpoint.path, self.tokenizer)
+        scores = evaluate(
+            engine, self.environments, self.tokenizer, self.recipe.evaluation, completion_limits(self.recipe)
+        )
+        parallel.on_first(lambda: self._record(checkpoint, scores, asked, name, time.monotonic() - started))
+        return scores
+
+    def _known_scores(self, checkpoint: Checkpoint, asked: str) -> Scores:
+        with Registry(self.run.registry) as registry:
+            return registry.scores(checkpoint.identity) if registry.evaluated(checkpoint.identity, asked) else {}
+
+    def _record(self, checkpoint: Checkpoint, scores: Scores, asked: str, name: str | None, wall_s: float) -> None:
+        with Registry(self.run.registry) as registry:
+            registry.record_scores(checkpoint.identity, scores, asked)
+            registry.event(checkpoint.stage, "evaluated", wall_s=round(wall_s, 2))
+            lineage = registry.lineage(checkpoint.identity)
+        if name is not None:
+            entry = {"identity": checkpoint.identity, "evaluation": asked, "wall_s": wall_s, "scores": scores}
+            write_json(self.run.evaluation(name), entry)
+            write_text(self.run.path / checkpoint.path / "README.md", model_card(checkpoint, lineage, scores))
+
+    def _gates(self, job: StageJob, scores: Scores) -> list[GateResult]:
+        with Registry(self.run.registry) as registry:
+            parent = registry.scores(job.parent.identity)
+        return check_gates(job.stage.gates, scores["validation"], parent.get("validation", {}))
+
+    def _conclude(self, result: StageResult, status: Any, checkpoint: Checkpoint) -> None:
+        before = self.run.stage_state(result.name)
+        self.run.write_status(StageStatus.of(result, status))
+        if before is not None and before.status == status and before.identity == result.identity:
+            return
+        with Registry(self.run.registry) as registry:
+            registry.record_gates(checkpoint.identity, result.gates)
+            registry.event(result.name, status, gates=[sentence(gate) for gate in result.gates])
+        for gate in result.gates:
+            if not gate.passed:
+                print(f"{result.name}  gate: {sentence(gate)}", flush=True)
+
+
+def run_recipe(recipe: Recipe, order: list[str], environments: Mapping[str, Environment], asked: str) -> None:
+    """Runs a checked recipe in its run folder. `asked` is what the user wrote, kept beside what it became."""
+    parallel.start(recipe.launch.threads)
+    run = RunFolder(Path(recipe.run_dir))
+    with _alone(run):
+        tokenizer = load_tokenizer(recipe.model)
+        resolved = resolved_keys(recipe)
+        parallel.on_first(lambda: _write_run(run, recipe, order, asked, resolved))
+        trackers = StageTrackers(recipe, run, tokenizer, resolved)
+        try:
+            Pipeline(recipe, order, environments, run, tokenizer, trackers).execute()
+        finally:
+            trackers.close()
+            if parallel.rank() == 0:
+                _summarise(run)
+
+
+def _write_run(run: RunFolder, recipe: Recipe, order: list[str], asked: str, resolved: dict[str, Any]) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_text(run.recipe, asked)
+    write_text(run.resolved, yaml.safe_dump(resolved, sort_keys=False))
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+    write_json(run.environment, {**machine, "versions": versions()})
+    parent = parents(recipe)
+    kinds = [{"name": name, "kind": recipe.stages[name].kind, "parent": parent[name]} for name in order]
+    write_json(run.stages_file, kinds)
+
+
+def _summarise(run: RunFolder) -> None:
+    stages = read_status(run.path)["stages"]
+    if any(stage["scores"] for stage in stages):
+        print(regression_matrix(stages, "test"), flush=True)
+        print(f"report: {write_report(run.path)}", flush=True)
+
+
+@contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """Keeps a second run out of the folder; the lock ends with the process, however it ends."""
+    if parallel.rank() != 0:
+        yield
+        return
+    run.path.mkdir(parents=True, exist_ok=True)
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another run is writing to {run.path}.", "Wait for it, or set another `run_dir`."
+            ) from None
+        yield
+

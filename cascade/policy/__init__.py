@@ -1,0 +1,1 @@
+"""The model in training: its engine and its export."""

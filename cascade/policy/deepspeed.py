@@ -1,0 +1,148 @@
+"""The policy as a DeepSpeed engine: ZeRO 0 to 3, on GPUs or on CPUs with gloo."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cascade.config import PolicyConfig, StageBase
+from cascade.errors import EngineError
+from cascade import parallel
+from cascade.policy.engine_config import engine_config
+from cascade.models.experts import freeze_routers
+from cascade.models.logprobs import LogProbModel
+from cascade.models.loading import has_recurrent_layers, load_model
+from cascade.types import PackedBatch
+
+
+class DeepSpeedPolicy:
+    """Implements `ports.Policy`. Every rank constructs it and makes the same calls in the same order."""
+
+    def __init__(self, path: str | Path, config: PolicyConfig, stage: StageBase, *, freeze_router: bool) -> None:
+        """Loads the checkpoint at `path` and shards it. Raises `EngineError` for what cannot be trained rightly."""
+        parallel.start()
+        deepspeed = _import_deepspeed()
+        model = load_model(path, config)
+        if config.packing and has_recurrent_layers(model.config):
+            raise EngineError(
+                f"{type(model).__name__} carries a state along the sequence, which would leak between packed documents.",
+                "Set `policy.packing=false`.",
+            )
+        self.frozen = freeze_routers(model) if freeze_router else []
+        if config.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        self.model = model
+        self.zero_stage = config.zero_stage
+        self.engine_config = engine_config(config)
+        module = LogProbModel(model, config.log_prob_chunk).to(parallel.device())
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=torch.optim.AdamW(
+                _decayed_groups(model, stage.weight_decay),
+                lr=stage.learning_rate,
+                betas=(stage.adam_beta1, stage.adam_beta2),
+                eps=stage.adam_epsilon,
+            ),
+            config=self.engine_config,
+        )
+        self._clipped_norm = float("nan")
+        if config.zero_stage == 0 and config.dtype == "fp32":  # the engine clips here but does not tell the norm
+            self.engine.clip_fp32_gradients = self._clip
+        self._check_sharding()
+
+    def log_probs(
+        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `ports.Policy`."""
+        return self.engine(batch.input_ids, batch.position_ids, batch.loss_mask, temperature, candidates)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See `ports.Policy`. DeepSpeed averages over ranks; the loss is a sum over them."""
+        self.engine.backward(loss * parallel.world_size())
+
+    def step(self, learning_rate: float) -> Mapping[str, float]:
+        """See `ports.Policy`."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return {"grad_norm": float(self._clipped_norm if norm is None else norm), "learning_rate": learning_rate}
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `ports.Policy`. Under ZeRO-3 one parameter is gathered at a time."""
+        persistent = set(self.model.state_dict(keep_vars=True))
+        for name, parameter in self.model.named_parameters():
+            with self._gathered(parameter):
+                yield name, parameter.detach()
+        for name, buffer in self.model.named_buffers():
+            if name in persistent:
+                yield name, buffer.detach()
+
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """See `ports.Policy`."""
+        self.engine.save_checkpoint(str(folder), tag="engine", client_state={"cascade": dict(state)})
+
+    def load(self, folder: Path) -> Mapping[str, Any]:
+        """See `ports.Policy`. Raises `EngineError` when the folder holds no engine state."""
+        path, state = self.engine.load_checkpoint(str(folder), tag="engine")
+        if path is None or state is None:
+            raise EngineError(f"{folder} holds no engine state.", "Delete the folder to go on from an earlier one.")
+        return state["cascade"]
+
+    def close(self) -> None:
+        """Frees the engine; the next stage builds its own."""
+        self.engine.destroy()
+        del self.engine, self.model
+        gc.collect()
+
+    def _clip(self) -> None:
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        self._clipped_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.engine.gradient_clipping()))
+
+    def _gathered(self, parameter: torch.nn.Parameter) -> Any:
+        if self.zero_stage < 3:
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter])
+
+    def _check_sharding(self) -> None:
+        """What the engine made of the model is what was asked for: every parameter partitioned under ZeRO-3, none else."""
+        partitioned = [hasattr(parameter, "ds_id") for parameter in self.model.parameters()]
+        asked = self.zero_stage == 3
+        if any(p != asked for p in partitioned):
+            raise EngineError(
+                f"ZeRO-{self.zero_stage} was asked for, but {sum(partitioned)} of {len(partitioned)} parameters are "
+                "partitioned.",
+                "Check `policy.deepspeed` and the DeepSpeed version with `cascade doctor`.",
+            )
+
+
+def _decayed_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices; none on norms, biases and other vectors."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed prints at import and at start; only its warnings are wanted, and none of it on stdout."""
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    import deepspeed
+    import deepspeed.utils.logging as logging
+
+    logging.set_log_level_from_string("warning")
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    return deepspeed

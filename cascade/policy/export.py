@@ -1,0 +1,37 @@
+"""The policy as a Hugging Face folder: what transformers, vLLM and TRL load without conversion."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cascade import parallel
+from cascade.atomic import commit_folder, write_json
+from cascade.policy.deepspeed import DeepSpeedPolicy
+
+CARD = "cascade.json"
+"""What the folder is: identity, stage and step."""
+
+
+def export_policy(policy: DeepSpeedPolicy, folder: Path, tokenizer: Any, card: dict[str, Any]) -> None:
+    """Writes weights under their published names, config, generation config, tokenizer and template. Collective."""
+    tensors = {}
+    for name, tensor in policy.weights():
+        if parallel.rank() == 0:
+            tensors[name] = tensor.cpu().clone().contiguous()
+    if parallel.rank() == 0:
+        save_folder(policy.model, folder, tokenizer, card, tensors)
+    parallel.barrier()
+
+
+def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], tensors: dict[str, Any] | None) -> None:
+    """Writes `folder` atomically; `tensors` default to the model's own."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(temporary, state_dict=tensors)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / CARD, card)
+    commit_folder(temporary, folder)

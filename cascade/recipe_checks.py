@@ -1,0 +1,164 @@
+"""What must hold between the keys of a recipe. Checked on any laptop before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+
+from cascade.compose import Origins
+from cascade.config import MopdStage, Recipe, RlStage, SamplingStage, SftStage
+from cascade.errors import ConfigError
+from cascade.naming import nearest
+from cascade.types import DOMAINS
+
+BASE = "base"
+"""The name of the model a recipe starts from, where a stage's `from` may say so."""
+
+
+def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
+    """The stages in the order in which they run. Raises `ConfigError` for the first thing that cannot be."""
+    _check_model(recipe, origins)
+    for name, environment in recipe.environments.items():
+        _known(environment.domain, DOMAINS, f"environments.{name}.domain", "domain", origins)
+    for name in recipe.stages:
+        _check_stage(recipe, name, origins)
+    return stage_order(recipe, origins)
+
+
+def parents(recipe: Recipe) -> dict[str, str]:
+    """stage -> the stage it starts from: the one written before it unless it says otherwise, `base` for the first."""
+    names = list(recipe.stages)
+    return {
+        name: recipe.stages[name].parent or (names[place - 1] if place else BASE) for place, name in enumerate(names)
+    }
+
+
+def stage_order(recipe: Recipe, origins: Origins) -> list[str]:
+    """Parents and named teachers first, else as written. Raises `ConfigError` naming the stages of a cycle."""
+    parent = parents(recipe)
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            cycle = " <- ".join((*path[path.index(name) :], name))
+            where = origins.of(["stages", path[-1], "from"])
+            raise ConfigError(f"The stages start from each other in a circle: {cycle} (see {where}).", "Break it.")
+        if name in done or name == BASE:
+            return
+        for needed in (parent[name], *named_teachers(recipe, name)):
+            visit(needed, (*path, name))
+        done.append(name)
+
+    for name in recipe.stages:
+        visit(name, ())
+    return done
+
+
+def named_teachers(recipe: Recipe, name: str) -> list[str]:
+    """The stages that a distillation stage names as teachers."""
+    stage = recipe.stages[name]
+    chosen = stage.teachers.values() if isinstance(stage, MopdStage) else ()
+    return [teacher for teacher in chosen if teacher != "best"]
+
+
+def _check_model(recipe: Recipe, origins: Origins) -> None:
+    model = recipe.model
+    if (model.path is None) == (model.architecture is None):
+        raise ConfigError(
+            f"`model` in {origins.of(['model'])} needs either `path` or `architecture`, and not both.",
+            "Name a folder or hub id to start from, or an architecture to build from scratch.",
+        )
+    if model.architecture and not model.tokenizer:
+        raise ConfigError(
+            f"`model.architecture` in {origins.of(['model'])} has no tokenizer.",
+            "Set `model.tokenizer` to a folder, a hub id or `characters`.",
+        )
+    if not model.architecture and model.config:
+        raise ConfigError("`model.config` does nothing with `model.path`.", "Remove it; the folder has its own config.")
+
+
+def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
+    stage, at = recipe.stages[name], f"stages.{name}"
+    if stage.parent is not None:
+        _known(stage.parent, {*recipe.stages, BASE}, f"{at}.from", "stage", origins)
+    for environment in stage.mix:
+        _known(environment, recipe.environments, f"{at}.mix.{environment}", "environment", origins, key=True)
+    domains = {environment.domain for environment in recipe.environments.values()}
+    for number, gate in enumerate(stage.gates):
+        for rule in ("max_drop", "min_score"):
+            for domain in getattr(gate, rule):
+                _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
+    if stage.warmup_steps > stage.max_steps:
+        raise ConfigError(
+            f"`{at}.warmup_steps` is {stage.warmup_steps}, more than `{at}.max_steps`, {stage.max_steps}.",
+            "Shorten the warm-up.",
+        )
+    if isinstance(stage, SftStage):
+        _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
+    if isinstance(stage, SamplingStage):
+        _divides(recipe, stage.prompts_per_step, f"{at}.prompts_per_step", origins)
+        _check_sampling(recipe, name, stage, origins)
+    if isinstance(stage, MopdStage):
+        _check_teachers(recipe, name, stage, origins)
+
+
+def _check_sampling(recipe: Recipe, name: str, stage: SamplingStage, origins: Origins) -> None:
+    at = f"stages.{name}"
+    if isinstance(stage, RlStage) and stage.num_generations < 2:
+        raise ConfigError(
+            f"`{at}.num_generations` is 1 in {origins.of(['stages', name, 'num_generations'])}.",
+            "Give a group at least 2 rollouts: an advantage is relative to its group.",
+        )
+    if isinstance(stage, (RlStage, MopdStage)) and stage.importance_low > stage.importance_high:
+        raise ConfigError(f"`{at}.importance_low` is above `{at}.importance_high`.", "Exchange them.")
+    longest = stage.max_completion_length or max(recipe.environments[e].max_completion_length for e in stage.mix)
+    if longest >= recipe.policy.row_tokens:
+        raise ConfigError(
+            f"`{at}` samples up to {longest} tokens, but `policy.row_tokens` is {recipe.policy.row_tokens}.",
+            "Raise `policy.row_tokens` above the longest prompt and completion together.",
+        )
+
+
+def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origins) -> None:
+    domains = {recipe.environments[environment].domain for environment in stage.mix}
+    for domain, teacher in stage.teachers.items():
+        at = f"stages.{name}.teachers.{domain}"
+        _known(domain, domains, at, "domain", origins, key=True)
+        if teacher != "best":
+            _known(teacher, {*recipe.stages, BASE} - {name}, at, "stage", origins)
+    if stage.outcome_weight and stage.num_generations < 2:
+        raise ConfigError(
+            f"`stages.{name}.outcome_weight` needs a group, but `num_generations` is 1.", "Sample at least 2."
+        )
+    if stage.top_k and (stage.advantage_clip or stage.outcome_weight or stage.teacher_mix != 1.0):
+        raise ConfigError(
+            f"`stages.{name}.top_k` matches distributions, so advantage_clip, outcome_weight and teacher_mix do nothing.",
+            "Remove them, or `top_k`.",
+        )
+
+
+def _divides(recipe: Recipe, number: int, at: str, origins: Origins) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "0")) or recipe.launch.processes
+    if number % processes:
+        raise ConfigError(
+            f"`{at}` is {number} in {origins.of(at.split('.'))}, which {processes} processes do not divide.",
+            f"Choose a multiple of {processes}, e.g. {number + processes - number % processes}.",
+        )
+
+
+def _known(value: str, valid: Collection[str], at: str, what: str, origins: Origins, *, key: bool = False) -> None:
+    if value not in valid:
+        where = origins.of(at.split("."))
+        said = f"`{at}`" if key else f"`{at}` is `{value}`"
+        raise ConfigError(f"{said} in {where} names an unknown {what}.", nearest(value, valid, what))
+
+
+def resolved_keys(recipe: Recipe) -> dict[str, object]:
+    """The whole recipe as plain data, every default filled in, under the names that are typed."""
+    plain = dataclasses.asdict(recipe)
+    for name, parent in parents(recipe).items():
+        stage = plain["stages"][name]
+        del stage["parent"]
+        plain["stages"][name] = {"kind": stage.pop("kind"), "from": parent, **stage}
+    return plain

@@ -1,0 +1,1 @@
+"""Engines that sample completions, token-in and token-out."""

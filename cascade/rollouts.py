@@ -1,0 +1,48 @@
+"""From prompts to scored groups, spread over all ranks, the same on every rank afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from cascade import parallel
+from cascade.errors import FailureKind, VerifierFailure
+from cascade.ports import Environment, RolloutEngine
+from cascade.types import Group, Prompt, Rollout, Score
+
+
+def collect_groups(
+    engine: RolloutEngine,
+    environments: Mapping[str, Environment],
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    temperature: float,
+    max_tokens: Mapping[str, int],
+    seed: int,
+) -> list[Group]:
+    """Samples and scores `samples` rollouts of every prompt, in the order of the prompts. Collective.
+
+    `max_tokens`: environment -> tokens. Each rank samples and scores its share; every rank gets all.
+    """
+    share = parallel.spread(list(prompts))
+    done: dict[int, list[Rollout]] = {}
+    for limit in sorted({max_tokens[prompt.row.environment] for prompt in share}):
+        chosen = [i for i, prompt in enumerate(share) if max_tokens[prompt.row.environment] == limit]
+        sampled = engine.generate([share[i] for i in chosen], samples, temperature, limit, seed)
+        for i, rollouts in zip(chosen, sampled, strict=True):
+            done[i] = [score_rollout(environments[share[i].row.environment], rollout) for rollout in rollouts]
+    return parallel.collect([Group(prompt, tuple(done[i])) for i, prompt in enumerate(share)])
+
+
+def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:
+    """The rollout with its score, or with the reason why it has none.
+
+    Only a `VerifierFailure` of the infrastructure or of the row is a failure; one that is the model's own doing earns 0.
+    """
+    try:
+        return dataclasses.replace(rollout, score=environment.score(rollout.prompt.row, rollout.text))
+    except VerifierFailure as failure:
+        if failure.kind is FailureKind.TASK:
+            return dataclasses.replace(rollout, score=Score(0.0, {"task_failure": 1.0}))
+        return dataclasses.replace(rollout, failure=str(failure))

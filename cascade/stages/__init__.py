@@ -1,0 +1,1 @@
+"""The loops around a step: training, evaluation and gates of one stage."""

@@ -1,0 +1,25 @@
+"""Evaluating a checkpoint outside a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from cascade import parallel
+from cascade.config import Recipe
+from cascade.ports import Environment
+from cascade.stages.evaluate import evaluate
+from cascade.stages.train import completion_limits, rollout_engine
+from cascade.types import Scores, Split
+
+
+def evaluate_checkpoint(
+    recipe: Recipe, environments: Mapping[str, Environment], model: Path, splits: Sequence[Split]
+) -> Scores:
+    """The scores of the Hugging Face folder `model` under the recipe's evaluation. Collective."""
+    parallel.start(recipe.launch.threads)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    engine = rollout_engine(recipe, model, tokenizer)
+    return evaluate(engine, environments, tokenizer, recipe.evaluation, completion_limits(recipe), splits)

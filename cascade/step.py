@@ -1,0 +1,199 @@
+"""One training step of any kind, top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cascade import metrics, parallel
+from cascade.algorithms.filtering import drop_failures, drop_without_signal, has_signal, penalise_overlong
+from cascade.algorithms.grpo import group_advantages
+from cascade.algorithms.losses import sequence_weights
+from cascade.config import MopdStage, PolicyConfig, RlStage, SamplingStage, SftStage
+from cascade.data.packing import pack
+from cascade.errors import DataError
+from cascade.objectives import Sums, micro_batch_loss
+from cascade.ports import Environment, Policy, RolloutEngine, TeacherScorer
+from cascade.prompts import PromptSource
+from cascade.rollouts import collect_groups
+from cascade.types import Group, Rollout, TrainingSequence
+
+REFERENCE = "reference"  # the name under which the teacher scorer holds the parent checkpoint, for the KL term
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a step works with. Every rank holds its own and makes the same calls."""
+
+    policy: Policy
+    sampler: RolloutEngine | None  # None where a stage samples nothing
+    teachers: TeacherScorer
+    environments: Mapping[str, Environment]
+    source: PromptSource
+    max_tokens: Mapping[str, int]  # environment -> completion tokens
+    packing: PolicyConfig
+    pad_id: int
+    seed: int  # of the stage
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step leaves behind: numbers for the dashboard and the rollouts it learnt from."""
+
+    metrics: Mapping[str, float]
+    rollouts: Sequence[Rollout] = ()
+
+
+def sft_step(work: Workers, stage: SftStage, learning_rate: float) -> StepOutcome:
+    """One optimiser step on demonstrations."""
+    sequences = work.source.demonstrations(stage.batch_size)
+    return StepOutcome(update(work, stage, sequences, "token", learning_rate))
+
+
+def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_rate: float) -> StepOutcome:
+    """One batch of rollouts and the optimiser steps on it: GRPO, or MOPD where a teacher fills the advantages."""
+    groups, seen, dropped = collect_signal(work, stage, step)
+    measured = {**metrics.of_groups(seen), **metrics.of_drops(dropped)}
+    rollouts = [rollout for group in seen for rollout in group.rollouts]
+    if not groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
+        return StepOutcome({**measured, "skipped": 1.0, "learning_rate": learning_rate}, rollouts)
+    sequences = [sequence for group in groups for sequence in to_sequences(group, stage)]
+    if isinstance(stage, MopdStage):
+        sequences = add_teacher(work, stage, sequences, [r.prompt.teacher for g in groups for r in g.rollouts])
+    elif stage.kl_coef:
+        sequences = add_reference(work, stage, sequences)
+    for _ in range(stage.num_iterations):
+        measured.update(update(work, stage, sequences, stage.loss_reduction, learning_rate))
+    return StepOutcome(measured, rollouts)
+
+
+def collect_signal(
+    work: Workers, stage: RlStage | MopdStage, step: int
+) -> tuple[list[Group], list[Group], Counter[str]]:
+    """The step's groups, with new prompts drawn in place of those that dynamic filtering drops.
+
+    Returns the groups to train on, every group that was sampled, and the counts of dropped rollouts by reason.
+    """
+    if work.sampler is None:
+        raise TypeError("a stage that samples has no rollout engine")
+    refills = stage.max_refills if isinstance(stage, RlStage) and stage.dynamic_filtering else 0
+    groups: list[Group] = []
+    seen: list[Group] = []
+    dropped: Counter[str] = Counter()
+    for attempt in range(1 + refills):
+        prompts = work.source.draw(stage.prompts_per_step - len(groups))
+        fresh = collect_groups(
+            work.sampler,
+            work.environments,
+            prompts,
+            samples=stage.num_generations,
+            temperature=stage.temperature,
+            max_tokens=work.max_tokens,
+            seed=derived_seed(work.seed, step, attempt),
+        )
+        fresh = penalise_overlong(fresh) if stage.overlong_penalty else fresh
+        fresh = drop_failures(fresh, dropped)
+        seen += fresh
+        groups += drop_without_signal(fresh, dropped) if isinstance(stage, RlStage) and refills else fresh
+        if len(groups) >= stage.prompts_per_step:
+            break
+    if isinstance(stage, RlStage) and not stage.kl_coef:
+        groups = groups if any(has_signal(group) for group in groups) else []
+    return groups, seen, dropped
+
+
+def to_sequences(group: Group, stage: RlStage | MopdStage) -> list[TrainingSequence]:
+    """The rollouts of a group as documents to train on, each with its group-relative advantage."""
+    rewards = torch.tensor([rollout.reward for rollout in group.rollouts])
+    if isinstance(stage, RlStage):
+        advantages = group_advantages(rewards, baseline=stage.baseline, scale=stage.scale_rewards).tolist()
+    else:
+        advantages = group_advantages(rewards).tolist() if stage.outcome_weight else [0.0] * len(rewards)
+    return [
+        _to_sequence(rollout, advantage, stage) for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+    ]
+
+
+def _to_sequence(rollout: Rollout, advantage: float, stage: SamplingStage) -> TrainingSequence:
+    before, sampled = len(rollout.prompt.token_ids), len(rollout.token_ids)
+    in_loss = 0 if stage.overlong_filtering and rollout.finish_reason == "length" else 1
+    return TrainingSequence(
+        token_ids=rollout.prompt.token_ids + rollout.token_ids,
+        loss_mask=(0,) * before + (in_loss,) * sampled,
+        sampler_log_probs=(0.0,) * before + tuple(value * in_loss for value in rollout.sampler_log_probs),
+        advantage=advantage,
+        domain=rollout.prompt.row.domain,
+    )
+
+
+def add_teacher(
+    work: Workers, stage: MopdStage, sequences: Sequence[TrainingSequence], teachers: Sequence[str | None]
+) -> list[TrainingSequence]:
+    """Every sequence scored by its own teacher at the rollout temperature, one teacher after the other. Collective."""
+    scored = list(sequences)
+    for teacher in sorted({str(teacher) for teacher in teachers}):
+        mine = [i for i, name in enumerate(teachers) if name == teacher]
+        if not mine:
+            raise DataError("A prompt of a distillation stage has no teacher.", "Name one for its domain.")
+        share = parallel.spread(mine)
+        documents = [sequences[i] for i in share]
+        if stage.top_k:
+            tops = work.teachers.top_k(teacher, documents, stage.temperature, stage.top_k)
+            filled = [dataclasses.replace(d, teacher_top=top) for d, top in zip(documents, tops, strict=True)]
+        else:
+            values = work.teachers.score(teacher, documents, stage.temperature)
+            filled = [dataclasses.replace(d, teacher_log_probs=tuple(v)) for d, v in zip(documents, values, strict=True)]
+        for i, sequence in zip(mine, parallel.collect(filled), strict=True):
+            scored[i] = sequence
+    return scored
+
+
+def add_reference(
+    work: Workers, stage: RlStage, sequences: Sequence[TrainingSequence]
+) -> list[TrainingSequence]:
+    """Every sequence with the parent checkpoint's log-probs, for the KL term. Collective."""
+    share = parallel.spread(list(sequences))
+    values = work.teachers.score(REFERENCE, share, stage.temperature)
+    filled = [dataclasses.replace(s, reference_log_probs=tuple(v)) for s, v in zip(share, values, strict=True)]
+    return parallel.collect(filled)
+
+
+def update(
+    work: Workers,
+    stage: SftStage | RlStage | MopdStage,
+    sequences: Sequence[TrainingSequence],
+    reduction: str,
+    learning_rate: float,
+) -> dict[str, float]:
+    """One optimiser step on all sequences, whatever their packing and the number of ranks. Collective."""
+    weights = sequence_weights([sequence.loss_tokens for sequence in sequences], reduction)
+    batches = pack(
+        sequences,
+        weights,
+        row_tokens=work.packing.row_tokens,
+        rows_per_batch=work.packing.rows_per_micro_batch,
+        ranks=parallel.world_size(),
+        rank=parallel.rank(),
+        pad_id=work.pad_id,
+        one_per_row=not work.packing.packing,
+    )
+    sums: Sums = {}
+    for batch in batches:
+        loss, here = micro_batch_loss(work.policy, batch.to(parallel.device()), stage)
+        work.policy.backward(loss)
+        sums = {name: sums.get(name, 0.0) + value.detach().cpu() for name, value in here.items()}
+    totals = metrics.reduced(sums)
+    signal = totals.pop("signal")
+    engine = work.policy.step(learning_rate if signal > 0 else 0.0)  # no signal: no weight moves
+    return {**metrics.of_tokens(totals), **engine, "skipped": float(signal == 0), "learning_rate": learning_rate}
+
+
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed from a name, e.g. `derived_seed(0, "if_rl")`; the same on every machine."""
+    digest = hashlib.blake2b("\x00".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

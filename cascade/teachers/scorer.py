@@ -1,0 +1,83 @@
+"""Teachers scored in the training process, one resident at a time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from cascade.config import PolicyConfig
+from cascade.data.packing import pack
+from cascade.errors import EngineError
+from cascade import parallel
+from cascade.models.logprobs import LogProbModel
+from cascade.models.loading import load_model
+from cascade.types import PackedBatch, TrainingSequence
+
+
+class LocalTeacherScorer:
+    """Implements `ports.TeacherScorer` for checkpoints in folders."""
+
+    def __init__(self, folders: Mapping[str, Path], config: PolicyConfig, pad_id: int) -> None:
+        """`folders`: identity -> Hugging Face folder. Nothing is loaded yet."""
+        self.folders = dict(folders)
+        self.config = config
+        self.pad_id = pad_id
+        self._resident: tuple[str, LogProbModel] | None = None
+
+    def score(self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
+        """See `ports.TeacherScorer`."""
+        model = self._load(teacher)
+        scores = [[0.0] * len(sequence.token_ids) for sequence in sequences]
+        for batch in self._batches(sequences):
+            with torch.no_grad():
+                log_probs, _ = model(batch.input_ids, batch.position_ids, batch.loss_mask, temperature)
+            at = batch.loss_mask.bool()
+            places = zip(batch.sequence_index[at].tolist(), batch.position_ids[at].tolist(), strict=True)
+            for (sequence, position), value in zip(places, log_probs[at].tolist(), strict=True):
+                scores[sequence][position] = value
+        return scores
+
+    def top_k(
+        self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float, k: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """See `ports.TeacherScorer`."""
+        model = self._load(teacher)
+        ids = [torch.zeros(sequence.loss_tokens, k, dtype=torch.int64) for sequence in sequences]
+        values = [torch.zeros(sequence.loss_tokens, k) for sequence in sequences]
+        for batch in self._batches(sequences):
+            with torch.no_grad():
+                hidden = model.hidden_states(batch.input_ids, batch.position_ids)
+            chosen = batch.loss_mask[:, 1:].bool()
+            top_ids, top_values = model.head.top_k(hidden[:, :-1][chosen], k, temperature)
+            owners = batch.sequence_index[:, 1:][chosen]
+            for owner in owners.unique().tolist():
+                ids[owner], values[owner] = top_ids[owners == owner].cpu(), top_values[owners == owner].cpu()
+        return list(zip(ids, values, strict=True))
+
+    def _batches(self, sequences: Sequence[TrainingSequence]) -> Iterator[PackedBatch]:
+        batches = pack(
+            sequences,
+            [1.0] * len(sequences),
+            row_tokens=self.config.row_tokens,
+            rows_per_batch=self.config.rows_per_micro_batch,
+            ranks=1,
+            rank=0,
+            pad_id=self.pad_id,
+            one_per_row=not self.config.packing,
+        )
+        return (batch.to(parallel.device()) for batch in batches)
+
+    def _load(self, teacher: str) -> LogProbModel:
+        """The teacher's model; whoever was resident before leaves first."""
+        if self._resident and self._resident[0] == teacher:
+            return self._resident[1]
+        if teacher not in self.folders:
+            raise EngineError(f"No teacher {teacher} was resolved for this stage.", "Check the stage's `teachers`.")
+        self._resident = None
+        gc.collect()
+        model = load_model(self.folders[teacher], self.config).to(parallel.device()).eval().requires_grad_(False)
+        self._resident = (teacher, LogProbModel(model, self.config.log_prob_chunk))
+        return self._resident[1]

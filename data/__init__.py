@@ -1,0 +1,1 @@
+"""Commands that make what runs read: models and data sets. Nothing large lies here."""
