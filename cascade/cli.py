@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,6 +16,9 @@ EPILOG = """A recipe is composed by Hydra: `cascade run recipe=quickstart seed=3
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0 when it did what was asked, 1 after an error, 2 for a wrong command line."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read when torch loads: waiting threads that spin starve others
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     arguments = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]  # deepspeed's
     options = parser().parse_args(arguments)

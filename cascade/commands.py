@@ -192,7 +192,9 @@ def _check_gold(environments: Mapping[str, Environment]) -> int:
 
 
 def _show(entry: Checkpoint, scores: Mapping[str, Mapping[str, Any]], lineage: Sequence[str]) -> None:
-    print(f"  path {entry.path}\n  lineage {' -> '.join(lineage)}\n  made {entry.created_at}, config {entry.config_hash}")
+    print(
+        f"  path {entry.path}\n  lineage {' -> '.join(lineage)}\n  made {entry.created_at}, config {entry.config_hash}"
+    )
     for split, by_domain in scores.items():
         for domain, score in by_domain.items():
             print(f"  {split:<12} {domain:<24} {score.mean:.3f} ± {score.stderr:.3f} (n={score.n})")

@@ -28,9 +28,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot hash a {type(value).__name__}")
 
 
-def stage_identity(
-    recipe: Recipe, name: str, parent: str, teachers: Mapping[str, str], data_fingerprint: str
-) -> str:
+def stage_identity(recipe: Recipe, name: str, parent: str, teachers: Mapping[str, str], data_fingerprint: str) -> str:
     """The identity of a stage.
 
     Left out, because they decide where and how often something is done and not what is learnt: launch, tracking,

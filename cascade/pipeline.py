@@ -68,9 +68,7 @@ class Pipeline:
         data = parallel.on_first(lambda: self._fingerprint(name))
         by_domain = {domain: teacher.identity for domain, teacher in teachers.items()}
         identity = stage_identity(self.recipe, name, parent.identity, by_domain, data)
-        job = StageJob(
-            name, self.recipe, self.run, identity, parent, teachers, self.environments, self.tokenizer
-        )
+        job = StageJob(name, self.recipe, self.run, identity, parent, teachers, self.environments, self.tokenizer)
         result = StageResult(name, stage.kind, identity, parents(self.recipe)[name], 0, 0.0, by_domain, {})
         known = parallel.on_first(lambda: self._finished(name, identity))
         if known is None:
@@ -280,4 +278,3 @@ def _alone(run: RunFolder) -> Iterator[None]:
                 f"Another run is writing to {run.path}.", "Wait for it, or set another `run_dir`."
             ) from None
         yield
-

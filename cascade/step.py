@@ -147,15 +147,15 @@ def add_teacher(
             filled = [dataclasses.replace(d, teacher_top=top) for d, top in zip(documents, tops, strict=True)]
         else:
             values = work.teachers.score(teacher, documents, stage.temperature)
-            filled = [dataclasses.replace(d, teacher_log_probs=tuple(v)) for d, v in zip(documents, values, strict=True)]
+            filled = [
+                dataclasses.replace(d, teacher_log_probs=tuple(v)) for d, v in zip(documents, values, strict=True)
+            ]
         for i, sequence in zip(mine, parallel.collect(filled), strict=True):
             scored[i] = sequence
     return scored
 
 
-def add_reference(
-    work: Workers, stage: RlStage, sequences: Sequence[TrainingSequence]
-) -> list[TrainingSequence]:
+def add_reference(work: Workers, stage: RlStage, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
     """Every sequence with the parent checkpoint's log-probs, for the KL term. Collective."""
     share = parallel.spread(list(sequences))
     values = work.teachers.score(REFERENCE, share, stage.temperature)

@@ -133,9 +133,14 @@ class PackedBatch:
     advantages: torch.Tensor  # [B, T] float32
     teacher_log_probs: torch.Tensor  # [B, T] float32, nats
     reference_log_probs: torch.Tensor  # [B, T] float32, nats
-    token_weight: (
-        torch.Tensor
-    )  # [B, T] float32: the share of the whole step's loss this token carries; 0 outside the mask
+    token_weight: torch.Tensor  # [B, T] float32: a token's share of the whole step's loss; 0 outside the mask
+    teacher_top_ids: torch.Tensor | None = None  # [B, T, K] int64, 0 outside the mask
+    teacher_top_log_probs: torch.Tensor | None = None  # [B, T, K] float32, nats
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PackedBatch(**{name: t if t is None else t.to(device) for name, t in tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)

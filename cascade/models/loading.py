@@ -26,7 +26,10 @@ def load_model(path: str | Path, policy: PolicyConfig) -> Any:
     a tensor that is skipped in silence is a model nobody asked for.
     """
     model, info = AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=DTYPES[policy.dtype], output_loading_info=True, **kernels(policy, AutoConfig.from_pretrained(path))
+        str(path),
+        dtype=DTYPES[policy.dtype],
+        output_loading_info=True,
+        **kernels(policy, AutoConfig.from_pretrained(path)),
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(problem):
@@ -53,11 +56,17 @@ def is_moe(config: Any) -> bool:
 
 def has_recurrent_layers(config: Any) -> bool:
     """Whether some layers carry a state along the sequence (Mamba, linear attention), across packed documents too."""
-    kinds = [str(kind) for kind in getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None) or []]
-    return any(word in kind for kind in kinds for word in ("mamba", "linear", "recurrent")) or "mamba" in config.model_type
+    kinds = [
+        str(kind) for kind in getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None) or []
+    ]
+    return (
+        any(word in kind for kind in kinds for word in ("mamba", "linear", "recurrent")) or "mamba" in config.model_type
+    )
 
 
-def build_model(architecture: str, keys: Mapping[str, Any], seed: int, vocabulary: int, special: Mapping[str, int]) -> Any:
+def build_model(
+    architecture: str, keys: Mapping[str, Any], seed: int, vocabulary: int, special: Mapping[str, int]
+) -> Any:
     """A freshly initialised fp32 model; the same seed gives the same weights.
 
     `special` holds the token ids that the tokenizer decides. Raises `ConfigError` for an unknown architecture or an

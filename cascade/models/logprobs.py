@@ -68,7 +68,6 @@ class LogProbHead(nn.Module):
         """hidden [N, D], ids [N, K] -> log-probs [N, K], entropy [N]; float32 nats."""
         return ChunkedLogProbs.apply(hidden, self.weight, ids, temperature, self.chunk)
 
-
     @torch.no_grad()
     def top_k(self, hidden: torch.Tensor, k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """hidden [N, D] -> the k likeliest ids and their log-probs, [N, k] each."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from cascade import parallel
 from cascade.config import PolicyConfig, StageBase
 from cascade.errors import EngineError
-from cascade import parallel
-from cascade.policy.engine_config import engine_config
 from cascade.models.experts import freeze_routers
-from cascade.models.logprobs import LogProbModel
 from cascade.models.loading import has_recurrent_layers, load_model
+from cascade.models.logprobs import LogProbModel
+from cascade.policy.engine_config import engine_config
 from cascade.types import PackedBatch
 
 

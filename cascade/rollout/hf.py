@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from cascade import parallel
 from cascade.config import PolicyConfig
 from cascade.data.chat import completion_text
 from cascade.errors import EngineError
-from cascade import parallel
 from cascade.models.loading import load_model
 from cascade.ports import Policy
 from cascade.rollout.noise import gumbel_noise, rollout_key

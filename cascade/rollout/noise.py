@@ -33,7 +33,7 @@ def gumbel_noise(keys: torch.Tensor, position: int, vocabulary: int) -> torch.Te
     Returns:
         [B, V] float32.
     """
-    at = _splitmix(keys + position * _GOLDEN)  # [B]
+    at = _splitmix(keys + torch.full_like(keys, position) * _GOLDEN)  # [B]
     entries = torch.arange(1, vocabulary + 1, dtype=torch.int64, device=keys.device) * _GOLDEN  # [V]
     bits = _splitmix(at.unsqueeze(1) + entries)  # [B, V]
     uniform = (_shift(bits, 40).double() + 0.5) / 2**24  # 24 bits, strictly inside (0, 1)

@@ -29,9 +29,7 @@ def evaluate(
 
     With `samples` k > 1 the mean is avg@k, and pass@k is the share of rows of which some answer earned 1.
     """
-    return {
-        split: _evaluate_split(engine, environments, tokenizer, config, max_tokens, split) for split in splits
-    }
+    return {split: _evaluate_split(engine, environments, tokenizer, config, max_tokens, split) for split in splits}
 
 
 def _evaluate_split(

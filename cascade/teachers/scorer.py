@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from cascade import parallel
 from cascade.config import PolicyConfig
 from cascade.data.packing import pack
 from cascade.errors import EngineError
-from cascade import parallel
-from cascade.models.logprobs import LogProbModel
 from cascade.models.loading import load_model
+from cascade.models.logprobs import LogProbModel
 from cascade.types import PackedBatch, TrainingSequence
 
 
