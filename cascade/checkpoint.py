@@ -56,7 +56,7 @@ def restore(policy: Policy, folder: Path, identity: str, sharding: Mapping[str, 
     if dict(state.sharding) != dict(sharding):
         changed = sorted(key for key in sharding if sharding[key] != state.sharding.get(key))
         raise EngineError(
-            f"{found[-1]} was saved with another {', '.join(changed)}: {dict(state.sharding)} against {dict(sharding)}.",
+            f"{found[-1]} was saved with {dict(state.sharding)}, not {dict(sharding)} ({', '.join(changed)}).",
             f"Go on with the settings it was saved with, or delete {folder} to train the stage again.",
         )
     if state.identity != identity:

@@ -141,9 +141,11 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> None:
 
 def doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Prints what is installed and what is missing."""
-    from cascade.doctor import diagnose, print_findings
+    from cascade.doctor import diagnose, exit_code, print_findings
 
-    return print_findings(diagnose(), as_json=options.json)
+    findings = diagnose()
+    print_findings(findings, as_json=options.json)
+    return exit_code(findings)
 
 
 def run_folder(named: str | None) -> RunFolder:

@@ -21,7 +21,7 @@ class CascadeError(Exception):
 
 
 class ConfigError(CascadeError):
-    """The recipe cannot mean anything: unknown key, wrong type, missing parent, cycle, arithmetic that does not divide."""
+    """The recipe cannot mean anything: unknown key, wrong type, missing parent, cycle, batch that does not divide."""
 
 
 class DataError(CascadeError):

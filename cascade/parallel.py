@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -33,8 +32,7 @@ def start(threads: int | None = None) -> None:
         return
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
         os.environ[name] = value
-    with tempfile.NamedTemporaryFile(prefix="cascade-rendezvous-", delete=False) as file:
-        store = dist.FileStore(file.name, 1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=DEADLINE)
 
 

@@ -183,7 +183,7 @@ class Pipeline:
                 registry.event(checkpoint.stage, "registered", identity=checkpoint.identity)
 
     def _evaluated(self, checkpoint: Checkpoint, name: str | None) -> Scores:
-        """The scores of a checkpoint in every domain, measured unless this very evaluation was made before. Collective."""
+        """The scores of a checkpoint, measured unless this very evaluation was made before. Collective."""
         asked = hash_of({"evaluation": self.recipe.evaluation, "environments": self.recipe.environments})
         known = parallel.on_first(lambda: self._known_scores(checkpoint, asked))
         if known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split, TrainingSequence
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Environment(Protocol):
     """Rows, prompts and rewards of one domain. Holds no torch and no mutable state."""
 
-    domain: str
+    domain: ClassVar[str]
 
     def rows(self, split: Split) -> Sequence[Row]:
         """All rows of a split, in a fixed order; the three splits share no row."""

@@ -10,7 +10,7 @@ from cascade.data.chat import render_conversation, render_prompt
 from cascade.data.mixture import Mixture
 from cascade.errors import DataError
 from cascade.ports import Environment
-from cascade.types import Prompt, Row, TrainingSequence
+from cascade.types import Message, Prompt, Row, TrainingSequence
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PromptSource:
         sequences = []
         for row in self.mixture.draw(n):
             environment = self.environments[row.environment]
-            answer = {"role": "assistant", "content": environment.gold(row)}
+            answer: Message = {"role": "assistant", "content": environment.gold(row)}
             tokens, mask = render_conversation(self.tokenizer, [*environment.messages(row), answer])
             if len(tokens) > self.longest:
                 raise DataError(

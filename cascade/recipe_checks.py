@@ -133,7 +133,7 @@ def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origin
         )
     if stage.top_k and (stage.advantage_clip or stage.outcome_weight or stage.teacher_mix != 1.0):
         raise ConfigError(
-            f"`stages.{name}.top_k` matches distributions, so advantage_clip, outcome_weight and teacher_mix do nothing.",
+            f"With `stages.{name}.top_k`, advantage_clip, outcome_weight and teacher_mix do nothing.",
             "Remove them, or `top_k`.",
         )
 

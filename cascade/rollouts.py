@@ -38,7 +38,7 @@ def collect_groups(
 def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:
     """The rollout with its score, or with the reason why it has none.
 
-    Only a `VerifierFailure` of the infrastructure or of the row is a failure; one that is the model's own doing earns 0.
+    A `VerifierFailure` of the infrastructure or of the row is a failure; one that is the model's own doing earns 0.
     """
     try:
         return dataclasses.replace(rollout, score=environment.score(rollout.prompt.row, rollout.text))

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -167,7 +168,7 @@ def update(
     work: Workers,
     stage: SftStage | RlStage | MopdStage,
     sequences: Sequence[TrainingSequence],
-    reduction: str,
+    reduction: Literal["token", "sequence"],
     learning_rate: float,
 ) -> dict[str, float]:
     """One optimiser step on all sequences, whatever their packing and the number of ranks. Collective."""

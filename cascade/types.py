@@ -40,7 +40,7 @@ class Message(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One task of one environment, e.g. `Row("math/17+25", "math", "addition", {"question": "17+25", "answer": "42"})`."""
+    """One task of one environment, e.g. `Row("addition/17+25", "math", "addition", {"question": "17+25"})`."""
 
     id: str  # unique in its environment and stable over runs: sampling is seeded by it
     domain: str
@@ -139,8 +139,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedBatch(**{name: t if t is None else t.to(device) for name, t in tensors.items()})
+        moved = {f.name: t.to(device) for f in fields(self) if (t := getattr(self, f.name)) is not None}
+        return PackedBatch(**moved)
 
 
 @dataclass(frozen=True, slots=True)

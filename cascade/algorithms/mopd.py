@@ -20,7 +20,8 @@ def distillation_advantages(
 
     Nemotron-Cascade 2, eq. 2: `a_t = log pi_teacher(y_t) - log pi_train(y_t)`, a constant for the gradient.
     A gap below float32 rounding counts as 0: Adam would turn the noise of a teacher that equals the policy into
-    full-size drift. With `teacher_mix` alpha < 1 the teacher is `alpha pi_T + (1 - alpha) pi_S`, so that a_t >= log(1 - alpha).
+    full-size drift. With `teacher_mix` alpha < 1 the teacher is `alpha pi_T + (1 - alpha) pi_S`, which bounds a_t from
+    below by log(1 - alpha).
 
     Args: [B, T] log-probs at the same temperature, nats.
 

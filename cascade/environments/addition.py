@@ -1,4 +1,4 @@
-"""math: sums of whole numbers, e.g. `17+25=` -> `42`."""
+"""math: sums of several whole numbers, e.g. `7+4+9=` -> `20`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from cascade.environments.procedural import ProceduralEnvironment, Task, at_leas
 
 @dataclass(frozen=True, kw_only=True)
 class Addition(ProceduralEnvironment):
-    """Sums of two numbers of equal length. A sum and its mirror image count as one task: one split."""
+    """Sums of `min_terms` to `max_terms` numbers below 10 ** `digits`.
+
+    The same numbers in another order count as the same task, so all orders of a sum are in one split.
+    """
 
     domain: ClassVar[str] = "math"
     name: str = "addition"
-    min_digits: int = 2
-    max_digits: int = 2
+    digits: int = 1
+    min_terms: int = 3
+    max_terms: int = 8
 
     def __post_init__(self) -> None:
-        at_least("min_digits", self.min_digits, 1)
-        at_least("max_digits", self.max_digits, self.min_digits, 9)
+        at_least("digits", self.digits, 1, 9)
+        at_least("min_terms", self.min_terms, 2)
+        at_least("max_terms", self.max_terms, self.min_terms)
 
     def draw(self, rng: random.Random) -> Task:
-        digits = rng.randint(self.min_digits, self.max_digits)
-        a, b = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
-        return Task(f"{a}+{b}=", str(a + b), f"{min(a, b)}+{max(a, b)}")
+        terms = [rng.randrange(10**self.digits) for _ in range(rng.randint(self.min_terms, self.max_terms))]
+        question, key = "+".join(map(str, terms)), "+".join(map(str, sorted(terms)))
+        return Task(f"{question}=", str(sum(terms)), key)

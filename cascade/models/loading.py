@@ -25,12 +25,11 @@ def load_model(path: str | Path, policy: PolicyConfig) -> Any:
     Raises `EngineError` when a tensor of the model is not in the folder or one of the folder is not in the model:
     a tensor that is skipped in silence is a model nobody asked for.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(path),
-        dtype=DTYPES[policy.dtype],
-        output_loading_info=True,
-        **kernels(policy, AutoConfig.from_pretrained(path)),
+    chosen = kernels(policy, AutoConfig.from_pretrained(path))
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(path), dtype=DTYPES[policy.dtype], output_loading_info=True, **chosen
     )
+    model, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(problem):
             some = ", ".join(str(name) for name in list(info[problem])[:3])

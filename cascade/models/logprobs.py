@@ -21,7 +21,7 @@ class ChunkedLogProbs(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor, temperature: float, chunk: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden [N, D], weight [V, D], ids [N, K] -> log-probs [N, K] float32 and entropy [N] float32 (no gradient)."""
+        """hidden [N, D], weight [V, D], ids [N, K] -> log-probs [N, K] and entropy [N] (no gradient), float32."""
         log_probs = torch.empty(ids.shape, dtype=torch.float32, device=hidden.device)
         entropy = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(ids), chunk):
@@ -61,7 +61,7 @@ class LogProbHead(nn.Module):
         super().__init__()
         if getattr(lm_head, "bias", None) is not None:
             raise EngineError("The model's LM head has a bias.", "Use a model without one; it is not supported.")
-        self.weight = lm_head.weight
+        self.weight: torch.Tensor = lm_head.weight  # type: ignore[assignment]
         self.chunk = chunk
 
     def forward(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,7 +32,7 @@ class DeepSpeedPolicy:
         model = load_model(path, config)
         if config.packing and has_recurrent_layers(model.config):
             raise EngineError(
-                f"{type(model).__name__} carries a state along the sequence, which would leak between packed documents.",
+                f"{type(model).__name__} carries a state from token to token, across packed documents too.",
                 "Set `policy.packing=false`.",
             )
         self.frozen = freeze_routers(model) if freeze_router else []
@@ -115,7 +115,7 @@ class DeepSpeedPolicy:
         return deepspeed.zero.GatheredParameters([parameter])
 
     def _check_sharding(self) -> None:
-        """What the engine made of the model is what was asked for: every parameter partitioned under ZeRO-3, none else."""
+        """The engine did what was asked for: every parameter is partitioned under ZeRO-3, none otherwise."""
         partitioned = [hasattr(parameter, "ds_id") for parameter in self.model.parameters()]
         asked = self.zero_stage == 3
         if any(p != asked for p in partitioned):

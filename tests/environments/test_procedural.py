@@ -109,8 +109,8 @@ def test_rows_are_short_printable_and_named_after_their_content(environment: Pro
 
 
 def test_a_space_too_small_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"only \d+ of 100 distinct test rows"):
-        Addition(min_digits=1, max_digits=1, test_rows=100).rows("test")
+    with pytest.raises(DataError, match=r"only \d+ of 500 distinct test rows"):
+        Addition(max_terms=3, test_rows=500).rows("test")
 
 
 def test_a_split_is_a_property_of_the_task() -> None:
@@ -119,19 +119,20 @@ def test_a_split_is_a_property_of_the_task() -> None:
     assert [round(tenths.count(split) / 1000) for split in SPLITS] == [8, 1, 1]
 
 
-def test_a_sum_and_its_mirror_are_in_one_split() -> None:
-    sums = Addition(train_rows=4000, test_rows=500)
-    train = {row.data["question"] for row in sums.rows("train")}
-    for row in sums.rows("test"):
-        a, b = row.data["question"].rstrip("=").split("+")
-        assert f"{b}+{a}=" not in train
+def test_all_orders_of_a_sum_are_in_one_split() -> None:
+    sums = Addition(min_terms=3, max_terms=4, train_rows=4000, test_rows=500)
+    terms = {
+        split: {tuple(sorted(row.data["question"][:-1].split("+"))) for row in sums.rows(split)} for split in SPLITS
+    }
+    assert not terms["train"] & terms["test"]
+    assert not terms["train"] & terms["validation"]
 
 
 @pytest.mark.parametrize(
     ("cls", "parameters"),
     [
-        (Addition, {"min_digits": 0}),
-        (Addition, {"min_digits": 3, "max_digits": 2}),
+        (Addition, {"digits": 0}),
+        (Addition, {"min_terms": 3, "max_terms": 2}),
         (OptionLookup, {"max_decoys": 4}),
         (WordOperations, {"min_operations": 3, "max_operations": 2}),
         (WordOperations, {"max_operations": 99}),
