@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,8 +19,8 @@ CLOSED = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(ge=1, strict=True)]
 NonNegative = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0.0, strict=True)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 
 
@@ -208,13 +212,14 @@ class MopdStage(SamplingStage):
 
 
 Stage = Annotated[SftStage | RlStage | MopdStage, Field(discriminator="kind")]
+STAGES: dict[str, type[SftStage | RlStage | MopdStage]] = {"sft": SftStage, "rl": RlStage, "mopd": MopdStage}
 
 
 @dataclass(config=CLOSED, kw_only=True)
 class Recipe:
     """One whole post-training run."""
 
-    name: str = required("name of the recipe; set by `recipe=`")
+    name: str = required("name of the recipe; the file's own name unless it says another")
     run_dir: str = required("output folder")
     seed: NonNegative = key(0, "of weights, data order and sampling")
     model: ModelConfig = required("base model")
@@ -225,3 +230,30 @@ class Recipe:
     evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")
     environments: dict[str, EnvironmentConfig] = required("name -> environment", min_length=1)
     stages: dict[str, Stage] = required("name -> stage, in order", min_length=1)
+
+
+def yaml_names(schema: type) -> list[str]:
+    """The keys of a dataclass as they are typed."""
+    return [_typed_name(field) for field in dataclasses.fields(schema)]
+
+
+def keys_at(path: Sequence[str], mapping: Any, schema: Any = Recipe) -> list[str]:
+    """The keys that are valid at `path` of a recipe, whose content says which kind of stage is where."""
+    if typing.get_origin(schema) is Annotated:
+        schema = typing.get_args(schema)[0]
+    if typing.get_origin(schema) in (typing.Union, types.UnionType):
+        options = typing.get_args(schema)
+        schema = next((option for option in options if getattr(option, "kind", None) == mapping.get("kind")), options[0])
+    if not path:
+        return yaml_names(schema)
+    if typing.get_origin(schema) in (dict, list):
+        inner = typing.get_args(schema)[-1]
+    else:
+        hints = typing.get_type_hints(schema, include_extras=True)
+        inner = next(hints[field.name] for field in dataclasses.fields(schema) if _typed_name(field) == path[0])
+    here = mapping.get(path[0], {}) if isinstance(mapping, Mapping) else mapping[int(path[0])]
+    return keys_at(path[1:], here, inner)
+
+
+def _typed_name(field: dataclasses.Field[Any]) -> str:
+    return getattr(field.default, "alias", None) or field.name

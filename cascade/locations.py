@@ -21,6 +21,11 @@ def recipes_dir() -> Path:
     return _shipped("recipes")
 
 
+def recipe_names() -> list[str]:
+    """The recipes that ship with Cascade."""
+    return sorted(file.stem for file in recipes_dir().glob("*.yaml"))
+
+
 def extensions_dir() -> Path:
     """Where this environment keeps its compiled DeepSpeed operators: `$TORCH_EXTENSIONS_DIR`, else inside the venv.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split, TrainingSequence
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 class Environment(Protocol):
     """Rows, prompts and rewards of one domain. Holds no torch and no mutable state."""
 
-    domain: ClassVar[str]
+    @property
+    def domain(self) -> str:
+        """The capability it trains and is evaluated under."""
+        ...
 
     def rows(self, split: Split) -> Sequence[Row]:
         """All rows of a split, in a fixed order; the three splits share no row."""
@@ -75,9 +78,9 @@ class RolloutEngine(Protocol):
     version: int
 
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: int, seed: int
+        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
     ) -> list[list[Rollout]]:
-        """`samples` rollouts for each prompt, greedy at temperature 0.
+        """`samples` rollouts of at most `max_tokens[i]` tokens for prompt i, greedy at temperature 0.
 
         What a rollout draws depends on (seed, row id, sample index, position) only, not on its batch.
         """

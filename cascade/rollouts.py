@@ -26,13 +26,13 @@ def collect_groups(
     `max_tokens`: environment -> tokens. Each rank samples and scores its share; every rank gets all.
     """
     share = parallel.spread(list(prompts))
-    done: dict[int, list[Rollout]] = {}
-    for limit in sorted({max_tokens[prompt.row.environment] for prompt in share}):
-        chosen = [i for i, prompt in enumerate(share) if max_tokens[prompt.row.environment] == limit]
-        sampled = engine.generate([share[i] for i in chosen], samples, temperature, limit, seed)
-        for i, rollouts in zip(chosen, sampled, strict=True):
-            done[i] = [score_rollout(environments[share[i].row.environment], rollout) for rollout in rollouts]
-    return parallel.collect([Group(prompt, tuple(done[i])) for i, prompt in enumerate(share)])
+    limits = [max_tokens[prompt.row.environment] for prompt in share]
+    sampled = engine.generate(share, samples, temperature, limits, seed)
+    groups = [
+        Group(prompt, tuple(score_rollout(environments[prompt.row.environment], rollout) for rollout in rollouts))
+        for prompt, rollouts in zip(share, sampled, strict=True)
+    ]
+    return parallel.collect(groups)
 
 
 def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:

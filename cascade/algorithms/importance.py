@@ -8,6 +8,7 @@ import torch
 
 from cascade.algorithms.grpo import sequence_mean
 
+ROUNDING = 1e-5  # relative, so that a ratio on the very end of the interval is inside whatever float32 made of it
 Rule = Literal["none", "gate", "clamp", "sequence_gate"]
 
 
@@ -43,12 +44,12 @@ def importance_weights(
         weights = ratio.clamp(low, high)
     else:
         judged = ratio if rule == "gate" else sequence_mean(log_ratio, loss_mask, sequence_index).exp()
-        weights = ratio * ((judged >= low) & (judged <= high))
+        weights = ratio * ((judged >= low * (1 - ROUNDING)) & (judged <= high * (1 + ROUNDING)))
     return weights * loss_mask
 
 
 def mismatch(policy_log_probs: torch.Tensor, sampler_log_probs: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
-    """Sums over the masked tokens of |log pi_train - log pi_inf| and of the k3 estimate of KL(pi_inf || pi_train), nats.
+    """Sums over the masked tokens of |log pi_train - log pi_inf| and of k3, the KL(pi_inf || pi_train) estimate; nats.
 
     Returns:
         [2] float32; divide by the token count.

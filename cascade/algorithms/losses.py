@@ -34,6 +34,6 @@ def policy_gradient(log_probs: torch.Tensor, advantages: torch.Tensor, weights: 
 
 
 def k3_divergence(log_probs: torch.Tensor, reference_log_probs: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(policy || reference) at each sampled token: `e^d - 1 - d` with `d = ref - policy`, [B, T]."""
+    """k3, the estimate of KL(policy || reference) at each sampled token: `e^d - 1 - d`, `d = ref - policy`, [B, T]."""
     gap = reference_log_probs - log_probs
     return gap.exp() - 1 - gap

@@ -32,7 +32,8 @@ def distillation_advantages(
     gap = teacher_log_probs - student
     gap = torch.where(gap.abs() < ROUNDING, torch.zeros_like(gap), gap)
     if teacher_mix < 1.0:
-        gap = torch.logaddexp(math.log(teacher_mix) + gap, torch.full_like(gap, math.log(1.0 - teacher_mix)))
+        mixed = torch.logaddexp(math.log(teacher_mix) + gap, torch.full_like(gap, math.log(1.0 - teacher_mix)))
+        gap = torch.where(gap == 0, gap, mixed)  # the logarithms of the two shares do not quite add up to 0
     return gap if clip is None else gap.clamp(-clip, clip)
 
 
@@ -40,6 +41,7 @@ def top_k_divergence(policy_top: torch.Tensor, teacher_top: torch.Tensor) -> tor
     """KL(teacher || policy) over the teacher's k likeliest tokens and one bucket for all others, in nats.
 
     Without the bucket a truncated KL is no divergence: it can be lowered by moving mass off the support.
+    Where all k agree to float32 rounding, value and gradient are exactly 0, as in `distillation_advantages`.
 
     Args:
         policy_top: [B, T, k] log-probs of the policy at the teacher's tokens, differentiable.
@@ -49,7 +51,8 @@ def top_k_divergence(policy_top: torch.Tensor, teacher_top: torch.Tensor) -> tor
         [B, T], >= 0, and 0 only where the two agree on every bucket.
     """
     teacher, policy = _with_tail(teacher_top), _with_tail(policy_top)
-    return (teacher.exp() * (teacher - policy)).sum(-1)
+    same = ((teacher_top - policy_top).abs() < ROUNDING).all(-1)
+    return (teacher.exp() * (teacher - policy)).sum(-1).masked_fill(same, 0.0)
 
 
 def _with_tail(log_probs: torch.Tensor) -> torch.Tensor:

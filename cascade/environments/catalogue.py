@@ -4,6 +4,7 @@ these: a dotted path to a class of your own does the same."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,16 @@ BUILT_IN = {
 
 def build_environments(configs: Mapping[str, EnvironmentConfig], seed: int) -> dict[str, Environment]:
     """Every environment of a recipe, by its name there. Raises `ConfigError` naming the key that is wrong."""
-    return {name: build_environment(name, config, seed) for name, config in configs.items()}
+    return {name: OnceRead(build_environment(name, config, seed)) for name, config in configs.items()}
+
+
+class OnceRead:
+    """An environment whose rows are read or made once."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.domain = environment.domain
+        self.messages, self.gold, self.score = environment.messages, environment.gold, environment.score
+        self.rows = functools.cache(environment.rows)
 
 
 def build_environment(name: str, config: EnvironmentConfig, seed: int) -> Environment:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
-import sys
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from cascade import parallel
 from cascade.config import PolicyConfig, StageBase
 from cascade.errors import EngineError
+from cascade.locations import extensions_dir
 from cascade.models.experts import freeze_routers
 from cascade.models.loading import has_recurrent_layers, load_model
 from cascade.models.logprobs import LogProbModel
@@ -137,12 +139,15 @@ def _decayed_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed prints at import and at start; only its warnings are wanted, and none of it on stdout."""
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    import deepspeed
-    import deepspeed.utils.logging as logging
+    """DeepSpeed, joined to the process group. It prints what it built on stdout, and only its warnings are wanted."""
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(extensions_dir()))
+    # DeepSpeed calls a collective by the name it had before torch 2.13.
+    warnings.filterwarnings("ignore", message="`torch.distributed.all_gather_into_tensor`", category=FutureWarning)
+    with redirect_stdout(io.StringIO()):
+        import deepspeed
+        import deepspeed.utils.logging as logging
 
-    logging.set_log_level_from_string("warning")
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+        logging.set_log_level_from_string("warning")
+        if not deepspeed.comm.is_initialized():
+            deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     return deepspeed

@@ -26,6 +26,7 @@ def engine_config(policy: PolicyConfig) -> dict[str, Any]:
         "gradient_clipping": policy.max_grad_norm,
         "zero_optimization": {"stage": policy.zero_stage},
         "bf16": {"enabled": policy.dtype == "bf16"},
+        "fp16": {"enabled": False},
         "zero_allow_untrusted_optimizer": True,
         "steps_per_print": None,
     }
@@ -38,6 +39,8 @@ def engine_config(policy: PolicyConfig) -> dict[str, Any]:
         theirs = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is not JSON: {error}.", "Correct the file.") from None
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"{file} is not a JSON object.", "Correct the file.")
     for section in ("optimizer", "scheduler"):
         if section in theirs and theirs[section] != "auto":
             raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from cascade import parallel
 from cascade.atomic import commit_folder, write_json
+from cascade.models.stop_tokens import stop_ids
 from cascade.policy.deepspeed import DeepSpeedPolicy
 
 CARD = "cascade.json"
@@ -29,9 +30,12 @@ def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], 
     """Writes `folder` atomically; `tensors` default to the model's own."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    ends = stop_ids(model, tokenizer)
+    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(temporary, state_dict=tensors)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / CARD, card)
+    for file in filter(Path.is_file, temporary.rglob("*")):
+        file.chmod(0o644)  # safetensors makes its files readable by their owner only
     commit_folder(temporary, folder)

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from cascade import parallel
 from cascade.config import PolicyConfig
 from cascade.data.chat import completion_text
 from cascade.errors import EngineError
 from cascade.models.loading import load_model
+from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
 from cascade.rollout.noise import gumbel_noise, rollout_key
 from cascade.types import Prompt, Rollout
@@ -39,6 +46,17 @@ class SeededChoice(LogitsProcessor):
         return perturbed  # type: ignore[return-value]
 
 
+class OwnLimit(StoppingCriteria):
+    """Ends every row of a batch at its own number of tokens."""
+
+    def __init__(self, limits: torch.Tensor, prompt_tokens: int) -> None:
+        self.last = limits + prompt_tokens  # [B] int64
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        """[B]: which rows are full."""
+        return self.last <= input_ids.shape[1]  # type: ignore[return-value]
+
+
 class HfRolloutEngine:
     """Implements `ports.RolloutEngine`."""
 
@@ -48,6 +66,9 @@ class HfRolloutEngine:
         self.tokenizer = tokenizer
         self.batch_sequences = batch_sequences
         self.stop_ids = stop_ids(self.model, tokenizer)
+        self.model.generation_config = (
+            GenerationConfig()
+        )  # `generate` would add the folder's repetition penalty and such
         self.version = 0
 
     @torch.no_grad()
@@ -66,37 +87,46 @@ class HfRolloutEngine:
         self.version = version
 
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: int, seed: int
+        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
     ) -> list[list[Rollout]]:
         """See `ports.RolloutEngine`."""
-        wanted = [(prompt, sample) for prompt in prompts for sample in range(samples)]
+        wanted = [
+            (prompt, sample, limit)
+            for prompt, limit in zip(prompts, max_tokens, strict=True)
+            for sample in range(samples)
+        ]
         by_length = sorted(range(len(wanted)), key=lambda i: len(wanted[i][0].token_ids))  # little left padding
         done: dict[int, Rollout] = {}
         for start in range(0, len(wanted), self.batch_sequences):
             chosen = by_length[start : start + self.batch_sequences]
-            rollouts = self._generate_batch([wanted[i] for i in chosen], temperature, max_tokens, seed)
+            rollouts = self._generate_batch([wanted[i] for i in chosen], temperature, seed)
             done.update(zip(chosen, rollouts, strict=True))
         ordered = iter(done[i] for i in range(len(wanted)))
         return [list(itertools.islice(ordered, samples)) for _ in prompts]
 
     @torch.no_grad()
     def _generate_batch(
-        self, wanted: Sequence[tuple[Prompt, int]], temperature: float, max_tokens: int, seed: int
+        self, wanted: Sequence[tuple[Prompt, int, int]], temperature: float, seed: int
     ) -> list[Rollout]:
-        keys = torch.tensor([rollout_key(seed, prompt.row.id, sample) for prompt, sample in wanted])
+        keys = torch.tensor([rollout_key(seed, prompt.row.id, sample) for prompt, sample, _ in wanted])
         choice = SeededChoice(keys.to(parallel.device()), temperature)
-        ids, mask = self._left_padded([prompt.token_ids for prompt, _ in wanted])
+        limits = torch.tensor([limit for _, _, limit in wanted], device=parallel.device())
+        ids, mask = self._left_padded([prompt.token_ids for prompt, _, _ in wanted])
         config = GenerationConfig(
-            do_sample=False, max_new_tokens=max_tokens, eos_token_id=self.stop_ids, pad_token_id=self.stop_ids[0]
+            do_sample=False, max_new_tokens=int(limits.max()), eos_token_id=self.stop_ids, pad_token_id=self.stop_ids[0]
         )
         output = self.model.generate(
-            ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([choice])
+            ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([choice]),
+            stopping_criteria=StoppingCriteriaList([OwnLimit(limits, ids.shape[1])]),
         )
         completions = output[:, ids.shape[1] :].tolist()
         log_probs = torch.stack(choice.log_probs, 1).tolist()
         return [
-            self._rollout(prompt, sample, completion, row)
-            for (prompt, sample), completion, row in zip(wanted, completions, log_probs, strict=True)
+            self._rollout(prompt, sample, completion[:limit], row)
+            for (prompt, sample, limit), completion, row in zip(wanted, completions, log_probs, strict=True)
         ]
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,13 +147,3 @@ class HfRolloutEngine:
             finish_reason="stop" if end is not None else "length",
             text=completion_text(self.tokenizer, kept),
         )
-
-
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The ids that end a completion: the tokenizer's and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    ids = [token for token in (tokenizer.eos_token_id, *configured) if token is not None]
-    if not ids:
-        raise EngineError("Neither tokenizer nor model names a token that ends an answer.", "Set `eos_token`.")
-    return list(dict.fromkeys(ids))
