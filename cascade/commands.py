@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.compose import load_recipe, recipe_names
+from cascade.compose import load_recipe
 from cascade.config import Recipe
 from cascade.environments.catalogue import build_environments
 from cascade.errors import ConfigError
+from cascade.locations import recipe_names
 from cascade.naming import nearest
 from cascade.ports import Environment
 from cascade.recipe_checks import check_recipe
@@ -23,12 +24,16 @@ from cascade.types import Checkpoint
 def checked_recipe(words: Sequence[str]) -> tuple[Recipe, list[str], dict[str, Environment], str]:
     """The recipe of a command line, its stages in order, its environments, and what was asked. Imports no torch."""
     named = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
-    if len(named) != 1:
-        raise ConfigError("No recipe was named.", f"Add `recipe=NAME`. {nearest('', recipe_names(), 'recipe')}")
+    if not named:
+        meant = next((word for word in words if word in recipe_names()), "NAME")
+        raise ConfigError("No recipe was named.", f"Add `recipe={meant}`. {nearest('', recipe_names(), 'recipe')}")
+    if len(named) > 1:
+        raise ConfigError(f"Several recipes were named: {', '.join(named)}.", "Name one; a recipe file can inherit.")
     overrides = [word for word in words if not word.startswith("recipe=")]
     recipe, origins = load_recipe(named[0], overrides)
     order = check_recipe(recipe, origins)
-    return recipe, order, build_environments(recipe.environments, recipe.seed), json.dumps([named[0], *overrides])
+    environments = build_environments(recipe.environments, recipe.seed, origins)
+    return recipe, order, environments, json.dumps([named[0], *overrides])
 
 
 def plan(options: argparse.Namespace, _: Sequence[str]) -> None:

@@ -243,7 +243,9 @@ def keys_at(path: Sequence[str], mapping: Any, schema: Any = Recipe) -> list[str
         schema = typing.get_args(schema)[0]
     if typing.get_origin(schema) in (typing.Union, types.UnionType):
         options = typing.get_args(schema)
-        schema = next((option for option in options if getattr(option, "kind", None) == mapping.get("kind")), options[0])
+        schema = next(
+            (option for option in options if getattr(option, "kind", None) == mapping.get("kind")), options[0]
+        )
     if not path:
         return yaml_names(schema)
     if typing.get_origin(schema) in (dict, list):

@@ -25,7 +25,7 @@ class Origins:
             found = override or (beneath if length == len(path) else None) or line or beneath
             if found:
                 return found
-        return str(self.files[-1][0]) if self.files else "the command line"
+        return str(self.files[-1][0]) if self.files else "the recipe"
 
     def override_beneath(self, path: Sequence[str]) -> str | None:
         """The last override of a key below `path`, e.g. of `stages.sft.seed` for `stages.sft`."""

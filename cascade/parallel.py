@@ -30,8 +30,6 @@ def start(threads: int | None = None) -> None:
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=DEADLINE)
         return
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
-        os.environ[name] = value
     store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=DEADLINE)
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Collection
+from pathlib import Path
 
-from cascade.compose import Origins
 from cascade.config import MopdStage, Recipe, RlStage, SamplingStage, SftStage
 from cascade.errors import ConfigError
 from cascade.naming import nearest
+from cascade.origins import Origins
 from cascade.types import DOMAINS
 
 BASE = "base"
 """The name of the model a recipe starts from, where a stage's `from` may say so."""
 
+RESERVED = (BASE, "best")
+"""What `from` and `teachers` say when they do not name a stage."""
+
 
 def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     """The stages in the order in which they run. Raises `ConfigError` for the first thing that cannot be."""
     _check_model(recipe, origins)
+    _check_launch(recipe, origins)
     for name, environment in recipe.environments.items():
         _known(environment.domain, DOMAINS, f"environments.{name}.domain", "domain", origins)
     for name in recipe.stages:
         _check_stage(recipe, name, origins)
-    return stage_order(recipe, origins)
+    order = stage_order(recipe, origins)
+    for name in order:
+        _check_drops(recipe, name, origins)
+    return order
 
 
 def parents(recipe: Recipe) -> dict[str, str]:
@@ -41,9 +50,7 @@ def stage_order(recipe: Recipe, origins: Origins) -> list[str]:
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            cycle = " <- ".join((*path[path.index(name) :], name))
-            where = origins.of(["stages", path[-1], "from"])
-            raise ConfigError(f"The stages start from each other in a circle: {cycle} (see {where}).", "Break it.")
+            raise _cycle(recipe, path[path.index(name) :], origins)
         if name in done or name == BASE:
             return
         for needed in (parent[name], *named_teachers(recipe, name)):
@@ -53,6 +60,20 @@ def stage_order(recipe: Recipe, origins: Origins) -> list[str]:
     for name in recipe.stages:
         visit(name, ())
     return done
+
+
+def _cycle(recipe: Recipe, stages: tuple[str, ...], origins: Origins) -> ConfigError:
+    needs = []
+    for name in stages:
+        stage = recipe.stages[name]
+        keys = ["from"] if stage.parent in stages else []
+        if isinstance(stage, MopdStage):
+            keys += [f"teachers.{domain}" for domain, teacher in stage.teachers.items() if teacher in stages]
+        needs += [f"`stages.{name}.{key}` in {origins.of(f'stages.{name}.{key}'.split('.'))}" for key in keys]
+    return ConfigError(
+        f"The stages need each other in a circle: {' <- '.join((*stages, stages[0]))}.",
+        f"Change one of {', '.join(needs)}.",
+    )
 
 
 def named_teachers(recipe: Recipe, name: str) -> list[str]:
@@ -74,12 +95,40 @@ def _check_model(recipe: Recipe, origins: Origins) -> None:
             f"`model.architecture` in {origins.of(['model'])} has no tokenizer.",
             "Set `model.tokenizer` to a folder, a hub id or `characters`.",
         )
+    if model.path and not Path(model.path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.path):
+        raise ConfigError(
+            f"`model.path` is {model.path} in {origins.of(['model', 'path'])}, and there is no such folder.",
+            "Correct the path. (`python -m data.smollm2` makes data/models/SmolLM2-135M-Instruct.)",
+        )
     if not model.architecture and model.config:
-        raise ConfigError("`model.config` does nothing with `model.path`.", "Remove it; the folder has its own config.")
+        raise ConfigError(
+            f"`model.config` in {origins.of(['model', 'config'])} does nothing with `model.path`.",
+            "Remove it; the folder has its own config.",
+        )
+
+
+def _check_launch(recipe: Recipe, origins: Origins) -> None:
+    processes, where = recipe.launch.processes, origins.of(["launch", "processes"])
+    if recipe.launch.kind == "inline" and processes > 1:
+        raise ConfigError(
+            f"`launch.processes` is {processes} in {where}, but `launch` is inline: processes needs launch=torchrun.",
+            "Add `launch=torchrun`.",
+        )
+    started = os.environ.get("WORLD_SIZE")
+    if recipe.launch.kind == "torchrun" and started and int(started) != processes:
+        raise ConfigError(
+            f"`launch.processes` is {processes} in {where}, but a launcher has started {started}.",
+            "Give both the same number, or leave the launching to that launcher with `launch=inline`.",
+        )
 
 
 def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
     stage, at = recipe.stages[name], f"stages.{name}"
+    if name in RESERVED or not re.fullmatch(r"\w[\w-]*", name):
+        raise ConfigError(
+            f"No stage can be called `{name}`, as it is in {origins.of(['stages', name])}.",
+            f"Choose a word of letters, digits, - and _ other than {' and '.join(RESERVED)}.",
+        )
     if stage.parent is not None:
         _known(stage.parent, {*recipe.stages, BASE}, f"{at}.from", "stage", origins)
     for environment in stage.mix:
@@ -91,8 +140,9 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
                 _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
     if stage.warmup_steps > stage.max_steps:
         raise ConfigError(
-            f"`{at}.warmup_steps` is {stage.warmup_steps}, more than `{at}.max_steps`, {stage.max_steps}.",
-            "Shorten the warm-up.",
+            f"`{at}.warmup_steps` is {stage.warmup_steps} in {origins.of(['stages', name, 'warmup_steps'])}, more than "
+            f"`{at}.max_steps`, {stage.max_steps} in {origins.of(['stages', name, 'max_steps'])}.",
+            f"Shorten the warm-up: `{at}.warmup_steps=0`.",
         )
     if isinstance(stage, SftStage):
         _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
@@ -103,6 +153,21 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
         _check_teachers(recipe, name, stage, origins)
 
 
+def _check_drops(recipe: Recipe, name: str, origins: Origins) -> None:
+    """A fall is measured against the parent's scores, and a base built from scratch is not evaluated."""
+    parent = parents(recipe)
+    compared = parent[name]
+    while compared != BASE and any(gate.action == "rollback" for gate in recipe.stages[compared].gates):
+        compared = parent[compared]  # after a rollback the children of a stage start from its parent
+    for number, gate in enumerate(recipe.stages[name].gates):
+        if gate.max_drop and compared == BASE and not recipe.model.path:
+            at = f"stages.{name}.gates.{number}.max_drop"
+            raise ConfigError(
+                f"`{at}` in {origins.of(at.split('.'))} compares with a base that is built from scratch and has no scores.",
+                "Use `min_score`; a parent that may roll back to the base counts as the base.",
+            )
+
+
 def _check_sampling(recipe: Recipe, name: str, stage: SamplingStage, origins: Origins) -> None:
     at = f"stages.{name}"
     if isinstance(stage, RlStage) and stage.num_generations < 2:
@@ -111,11 +176,14 @@ def _check_sampling(recipe: Recipe, name: str, stage: SamplingStage, origins: Or
             "Give a group at least 2 rollouts: an advantage is relative to its group.",
         )
     if isinstance(stage, (RlStage, MopdStage)) and stage.importance_low > stage.importance_high:
-        raise ConfigError(f"`{at}.importance_low` is above `{at}.importance_high`.", "Exchange them.")
-    longest = stage.max_completion_length or max(recipe.environments[e].max_completion_length for e in stage.mix)
+        where = origins.of(["stages", name, "importance_low"])
+        raise ConfigError(f"`{at}.importance_low` in {where} is above `{at}.importance_high`.", "Exchange them.")
+    longest = max(recipe.environments[environment].max_completion_length for environment in stage.mix)
+    longest = min(longest, stage.max_completion_length or longest)
     if longest >= recipe.policy.row_tokens:
         raise ConfigError(
-            f"`{at}` samples up to {longest} tokens, but `policy.row_tokens` is {recipe.policy.row_tokens}.",
+            f"`{at}` samples up to {longest} tokens, but `policy.row_tokens` is {recipe.policy.row_tokens} "
+            f"in {origins.of(['policy', 'row_tokens'])}.",
             "Raise `policy.row_tokens` above the longest prompt and completion together.",
         )
 
@@ -129,11 +197,13 @@ def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origin
             _known(teacher, {*recipe.stages, BASE} - {name}, at, "stage", origins)
     if stage.outcome_weight and stage.num_generations < 2:
         raise ConfigError(
-            f"`stages.{name}.outcome_weight` needs a group, but `num_generations` is 1.", "Sample at least 2."
+            f"`stages.{name}.outcome_weight` in {origins.of(['stages', name, 'outcome_weight'])} needs a group, "
+            "but `num_generations` is 1.",
+            "Sample at least 2.",
         )
     if stage.top_k and (stage.advantage_clip or stage.outcome_weight or stage.teacher_mix != 1.0):
         raise ConfigError(
-            f"With `stages.{name}.top_k`, advantage_clip, outcome_weight and teacher_mix do nothing.",
+            f"With `stages.{name}.top_k` in {origins.of(['stages', name, 'top_k'])}, advantage_clip, outcome_weight and teacher_mix do nothing.",
             "Remove them, or `top_k`.",
         )
 
@@ -150,8 +220,8 @@ def _divides(recipe: Recipe, number: int, at: str, origins: Origins) -> None:
 def _known(value: str, valid: Collection[str], at: str, what: str, origins: Origins, *, key: bool = False) -> None:
     if value not in valid:
         where = origins.of(at.split("."))
-        said = f"`{at}`" if key else f"`{at}` is `{value}`"
-        raise ConfigError(f"{said} in {where} names an unknown {what}.", nearest(value, valid, what))
+        said = f"`{at}` in {where}" if key else f"`{at}` is `{value}` in {where}"
+        raise ConfigError(f"{said}: there is no {what} `{value}` here.", nearest(value, valid, what))
 
 
 def resolved_keys(recipe: Recipe) -> dict[str, object]:

@@ -90,7 +90,16 @@ def _refused_by_hydra(file: Path, text: str, origins: Origins) -> ConfigError:
         return _nothing_to_delete(deleted[1].split("."), origins)
     if "ConfigTypeError" in text and (clash := origins.clash()):
         path, where = clash
-        return ConfigError(f"`{'.'.join(path)}` is a list in {where}, or a mapping, and was the other.", "Give its keys.")
+        return ConfigError(
+            f"`{'.'.join(path)}` is a list in {where}, or a mapping, and was the other.", "Give its keys."
+        )
+    if absent := re.match(r"Could not override '(\w+)(@[\w.]+)?'", text):
+        choices = re.search(r"override (?:one of )?(.*)\?", text)
+        adding = f"To add one, write `+{absent[1]}{absent[2] or f'@{absent[1]}s.NAME'}=FILE`."
+        return ConfigError(
+            f"There is no `{absent[1]}{absent[2] or ''}` to choose another file for.",
+            f"{f'There is {choices[1]}. ' if choices else ''}{adding}",
+        )
     first, *others = [line.strip() for line in text.splitlines()] or ["no reason given"]
     return ConfigError(
         f"The recipe {file} does not compose: {first.rstrip('.')}.", " ".join(others) or "Correct the key or the value."

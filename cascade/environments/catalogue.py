@@ -7,11 +7,14 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from cascade.config import EnvironmentConfig
 from cascade.errors import ConfigError
 from cascade.naming import nearest
+from cascade.origins import Origins
 from cascade.ports import Environment
 
 BUILT_IN = {
@@ -26,9 +29,14 @@ BUILT_IN = {
 }
 
 
-def build_environments(configs: Mapping[str, EnvironmentConfig], seed: int) -> dict[str, Environment]:
+NOWHERE = Origins((), ())
+
+
+def build_environments(
+    configs: Mapping[str, EnvironmentConfig], seed: int, origins: Origins = NOWHERE
+) -> dict[str, Environment]:
     """Every environment of a recipe, by its name there. Raises `ConfigError` naming the key that is wrong."""
-    return {name: OnceRead(build_environment(name, config, seed)) for name, config in configs.items()}
+    return {name: OnceRead(build_environment(name, config, seed, origins)) for name, config in configs.items()}
 
 
 class OnceRead:
@@ -40,36 +48,52 @@ class OnceRead:
         self.rows = functools.cache(environment.rows)
 
 
-def build_environment(name: str, config: EnvironmentConfig, seed: int) -> Environment:
+def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: Origins = NOWHERE) -> Environment:
     """One environment. Its class is a dataclass; `params` are its fields besides `name` and `seed`."""
     at = f"environments.{name}"
-    cls = _class_of(config.kind, at)
-    accepted = {field.name for field in dataclasses.fields(cls) if field.init} - {"name", "seed"}
-    for key in config.params:
-        if key not in accepted:
-            raise ConfigError(f"Unknown key `{at}.params.{key}`.", nearest(key, accepted, "parameter"))
+    cls = _class_of(config.kind, at, origins)
+    _check_params(cls, config.params, f"{at}.params", origins)
     try:
         environment = cls(name=name, seed=seed, **config.params)
     except TypeError as error:
-        raise ConfigError(f"`{at}.params` do not fit {config.kind}: {error}.", "Correct their types.") from None
+        where = origins.of([*at.split("."), "params"])
+        raise ConfigError(f"`{at}.params` in {where} do not fit {config.kind}: {error}.", "Correct them.") from None
+    except ConfigError as error:
+        where = origins.of([*at.split("."), "params"])
+        raise ConfigError(f"`{at}.params` in {where}: {error.what}", error.fix) from None
     if environment.domain != config.domain:
+        where = origins.of([*at.split("."), "domain"])
         raise ConfigError(
-            f"`{at}.domain` is {config.domain}, but {config.kind} is an environment of {environment.domain}.",
+            f"`{at}.domain` is `{config.domain}` in {where}, but {config.kind} is an environment of {environment.domain}.",
             "Correct the domain, or choose another kind.",
         )
     return environment
 
 
-def _class_of(kind: str, at: str) -> Any:
+def _check_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins) -> None:
+    accepted = {field.name for field in dataclasses.fields(cls) if field.init} - {"name", "seed"}
+    types = get_type_hints(cls)
+    for key, value in params.items():
+        where = origins.of([*at.split("."), key])
+        if key not in accepted:
+            raise ConfigError(f"Unknown key `{at}.{key}` in {where}.", nearest(key, accepted, "parameter"))
+        try:
+            TypeAdapter(types[key]).validate_python(value, strict=type(value) in (bool, int, float, str))
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].replace("Input", "It")
+            raise ConfigError(f"`{at}.{key}` is {value!r} in {where}.", f"{why}.") from None
+
+
+def _class_of(kind: str, at: str, origins: Origins) -> Any:
+    said = f"`{at}.kind` is `{kind}` in {origins.of([*at.split('.'), 'kind'])}"
     if kind not in BUILT_IN and "." not in kind:
-        raise ConfigError(f"`{at}.kind` is `{kind}`.", nearest(kind, BUILT_IN, "environment"))
+        raise ConfigError(f"{said}.", nearest(kind, BUILT_IN, "environment"))
     module, _, cls = BUILT_IN.get(kind, kind).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), cls, None)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"`{at}.kind` names the module {module}: {error}.", "Correct the path, or install it."
-        ) from None
+        raise ConfigError(f"{said}: {error}.", "Correct the path, or install the module.") from None
     if not dataclasses.is_dataclass(found):
-        raise ConfigError(f"`{at}.kind` is {kind}, which is not a dataclass.", "See `cascade.ports.Environment`.")
+        why = "is not a dataclass" if found else f"is not in {module}"
+        raise ConfigError(f"{said}, and {cls} {why}.", "See `cascade.ports.Environment`.")
     return found

@@ -73,9 +73,10 @@ def _sampling_lines(recipe: Recipe, stage: SamplingStage) -> Iterator[str]:
 def _evaluation_lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:
     config, environments = recipe.evaluation, len(recipe.environments)
     answers = environments * config.samples * (config.validation_rows + config.test_rows)
+    evaluated = len(order) + (recipe.model.path is not None)  # a base from scratch is not
     how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
     yield (
         f"evaluation after every stage: {environments} environments x ({config.validation_rows} validation + "
         f"{config.test_rows} test rows) x {config.samples} = up to {answers:,} answers, {how}; "
-        f"{answers * len(order):,} in all"
+        f"{answers * evaluated:,} in all"
     )

@@ -94,9 +94,9 @@ class DeepSpeedPolicy:
 
     def load(self, folder: Path) -> Mapping[str, Any]:
         """See `ports.Policy`. Raises `EngineError` when the folder holds no engine state."""
-        path, state = self.engine.load_checkpoint(str(folder), tag="engine")
-        if path is None or state is None:
+        if not (folder / "engine").is_dir():
             raise EngineError(f"{folder} holds no engine state.", "Delete the folder to go on from an earlier one.")
+        _, state = self.engine.load_checkpoint(str(folder), tag="engine")
         return state["cascade"]
 
     def close(self) -> None:
@@ -141,8 +141,9 @@ def _decayed_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 def _import_deepspeed() -> Any:
     """DeepSpeed, joined to the process group. It prints what it built on stdout, and only its warnings are wanted."""
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(extensions_dir()))
-    # DeepSpeed calls a collective by the name it had before torch 2.13.
-    warnings.filterwarnings("ignore", message="`torch.distributed.all_gather_into_tensor`", category=FutureWarning)
+    # DeepSpeed calls collectives by the names they had before torch 2.13.
+    old_names = "`torch.distributed.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
+    warnings.filterwarnings("ignore", message=old_names, category=FutureWarning)
     with redirect_stdout(io.StringIO()):
         import deepspeed
         import deepspeed.utils.logging as logging

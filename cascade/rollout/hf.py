@@ -52,7 +52,9 @@ class OwnLimit(StoppingCriteria):
     def __init__(self, limits: torch.Tensor, prompt_tokens: int) -> None:
         self.last = limits + prompt_tokens  # [B] int64
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(  # type: ignore[override]
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
         """[B]: which rows are full."""
         return self.last <= input_ids.shape[1]  # type: ignore[return-value]
 

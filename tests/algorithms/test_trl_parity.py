@@ -141,7 +141,7 @@ def cascade_loss(
     )
     sequences = to_sequences(inputs)
     weights = sequence_weights([s.loss_tokens for s in sequences], stage.loss_reduction)
-    batches = pack(sequences, weights, row_tokens=48, rows_per_batch=2, ranks=1, rank=0, pad_id=0, one_per_row=False)
+    batches = pack(sequences, weights, row_tokens=24, rows_per_batch=2, ranks=1, rank=0, pad_id=0, one_per_row=False)
     assert len(batches) > 1
     loss, gradients, _ = run(LocalPolicy(trainer.model, chunk=8), batches, stage)
     return loss, gradients

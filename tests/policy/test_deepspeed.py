@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,11 +225,12 @@ def test_packing_is_refused_for_a_model_with_mamba_layers(model_folder: Any) -> 
     assert "policy.packing=false" in str(caught.value)
 
 
-def test_the_process_group_can_be_left_and_joined_again() -> None:
-    parallel.start()
-    parallel.stop()
+def test_one_process_stays_no_launchers_process() -> None:
+    """What starts from here, a verifier or another run, must not take itself for a rank."""
     parallel.start()
     assert (parallel.rank(), parallel.world_size()) == (0, 1)
+    assert "RANK" not in os.environ
+    assert "WORLD_SIZE" not in os.environ
 
 
 def user_json(folder: Any, content: dict[str, Any]) -> str:
