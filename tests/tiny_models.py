@@ -84,3 +84,7 @@ def batches(
         pad_id=0,
         one_per_row=not config.packing,
     )
+
+
+ROWS_OF_STEPS = (1, 7, 1, 5)
+"""Documents of the steps that one and two processes are compared over; with one, the second process has no row."""

@@ -6,10 +6,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import json
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from cascade.config import EnvironmentConfig
 from cascade.errors import ConfigError
@@ -52,9 +54,9 @@ def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: 
     """One environment. Its class is a dataclass; `params` are its fields besides `name` and `seed`."""
     at = f"environments.{name}"
     cls = _class_of(config.kind, at, origins)
-    _check_params(cls, config.params, f"{at}.params", origins)
+    params = _typed_params(cls, config.params, f"{at}.params", origins)
     try:
-        environment = cls(name=name, seed=seed, **config.params)
+        environment = cls(name=name, seed=seed, **params)
     except TypeError as error:
         where = origins.of([*at.split("."), "params"])
         raise ConfigError(f"`{at}.params` in {where} do not fit {config.kind}: {error}.", "Correct them.") from None
@@ -64,24 +66,28 @@ def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: 
     if environment.domain != config.domain:
         where = origins.of([*at.split("."), "domain"])
         raise ConfigError(
-            f"`{at}.domain` is `{config.domain}` in {where}, but {config.kind} is an environment of {environment.domain}.",
+            f"`{at}.domain` is `{config.domain}` in {where}, but {config.kind} is of {environment.domain}.",
             "Correct the domain, or choose another kind.",
         )
     return environment
 
 
-def _check_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins) -> None:
+def _typed_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins) -> dict[str, Any]:
+    """Every parameter in the type its field declares: a list becomes a tuple, but 1.5 never a whole number."""
     accepted = {field.name for field in dataclasses.fields(cls) if field.init} - {"name", "seed"}
-    types = get_type_hints(cls)
+    types, typed = get_type_hints(cls), {}
     for key, value in params.items():
         where = origins.of([*at.split("."), key])
         if key not in accepted:
             raise ConfigError(f"Unknown key `{at}.{key}` in {where}.", nearest(key, accepted, "parameter"))
         try:
-            TypeAdapter(types[key]).validate_python(value, strict=type(value) in (bool, int, float, str))
+            typed[key] = TypeAdapter(types[key]).validate_json(json.dumps(value), strict=True)
+        except PydanticSchemaGenerationError:
+            typed[key] = value  # a class of the user's own, which takes what YAML gives
         except ValidationError as error:
             why = error.errors()[0]["msg"].replace("Input", "It")
-            raise ConfigError(f"`{at}.{key}` is {value!r} in {where}.", f"{why}.") from None
+            raise ConfigError(f"`{at}.{key}` is {json.dumps(value)} in {where}.", f"{why}.") from None
+    return typed
 
 
 def _class_of(kind: str, at: str, origins: Origins) -> Any:

@@ -141,6 +141,8 @@ def _decayed_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 def _import_deepspeed() -> Any:
     """DeepSpeed, joined to the process group. It prints what it built on stdout, and only its warnings are wanted."""
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(extensions_dir()))
+    if parallel.world_size() == 1:
+        os.environ.setdefault("LOCAL_RANK", "0")  # asked for even where no launcher was
     # DeepSpeed calls collectives by the names they had before torch 2.13.
     old_names = "`torch.distributed.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
     warnings.filterwarnings("ignore", message=old_names, category=FutureWarning)
