@@ -6,12 +6,28 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cascade import __version__
 from cascade.errors import CascadeError
 
+DESCRIPTION = "Staged reinforcement learning and multi-domain on-policy distillation, from one declared recipe."
 EPILOG = """A recipe is composed by Hydra: `cascade run recipe=quickstart seed=3 stages.if_rl.max_steps=20`."""
+
+
+class Command(argparse.ArgumentParser):
+    """A command's own parser, in which options may stand before and between the other words."""
+
+    _splitting = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        if self._splitting:  # parse_known_intermixed_args comes back here, for the options and for the rest
+            return super().parse_known_args(args, namespace)
+        self._splitting = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._splitting = False
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -33,9 +49,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     from cascade import commands
 
-    top = argparse.ArgumentParser(prog="cascade", description=__doc__.splitlines()[0], epilog=EPILOG)  # type: ignore[union-attr]
+    top = argparse.ArgumentParser(prog="cascade", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"cascade {__version__}")
-    sub = top.add_subparsers(required=True, metavar="COMMAND")
+    sub = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
 
     for name, command, text in (
         ("plan", commands.plan, "what a recipe will do: stages, teachers, batch arithmetic, files"),
@@ -76,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _registry(sub: argparse._SubParsersAction[argparse.ArgumentParser], commands: object) -> None:
+def _registry(sub: argparse._SubParsersAction[Command], commands: object) -> None:
     registry = sub.add_parser("registry", help="checkpoints, their lineage and scores")
     registry.add_argument("action", choices=("list", "show", "best", "verify"))
     registry.add_argument("checkpoint", nargs="?", help="identity (or its beginning) or stage, for show and verify")

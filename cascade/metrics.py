@@ -14,7 +14,9 @@ from cascade.types import Group
 
 
 def of_groups(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards and lengths of everything that was sampled, over all domains and by domain."""
+    """Rewards and lengths of everything that was sampled, over all domains and by domain; {} where nothing was."""
+    if not groups:  # failures have left no group of two
+        return {}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     by_domain: dict[str, list[float]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -19,17 +20,19 @@ import yaml
 from cascade import parallel
 from cascade.atomic import is_complete, write_json, write_text
 from cascade.config import MopdStage, Recipe
+from cascade.data.datasets import fingerprint
 from cascade.data.tokenizers import load_tokenizer
 from cascade.errors import ConfigError, GateStop
-from cascade.identity import hash_of, rows_fingerprint, stage_identity, versions
+from cascade.identity import hash_of, stage_identity, versions
 from cascade.policy.export import CARD
 from cascade.ports import Environment
+from cascade.prompts import Renderer
 from cascade.recipe_checks import BASE, parents, resolved_keys
 from cascade.run_folder import RunFolder, StageStatus, read_status
 from cascade.stages.base import prepare_base
 from cascade.stages.evaluate import evaluate
 from cascade.stages.gates import check_gates, sentence
-from cascade.stages.train import StageJob, completion_limits, rollout_engine, train_stage
+from cascade.stages.train import StageJob, completion_limits, rollout_engine, thinking_modes, train_stage
 from cascade.teachers.model_card import model_card
 from cascade.teachers.registry import Registry
 from cascade.teachers.weights import weights_sha256
@@ -51,6 +54,7 @@ class Pipeline:
     trackers: StageTrackers
     trained: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what it trained
     effective: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what its children start from
+    fingerprints: dict[str, str] = field(default_factory=dict)  # environment -> hash of its training rows
 
     def execute(self) -> None:
         """Runs every stage that is not done. Collective. Raises `GateStop` when a gate stops the run."""
@@ -81,12 +85,13 @@ class Pipeline:
     def _train(self, job: StageJob, result: StageResult) -> StageResult:
         """Trains the stage, leaving `failed` behind when it raises."""
         parallel.on_first(lambda: self._clear_and_mark(job, result))
+        trained = False
         try:
             state = train_stage(job, self.trackers)
-        except BaseException:
-            if parallel.rank() == 0:
+            trained = True
+        finally:
+            if not trained and parallel.rank() == 0:
                 self.run.write_status(StageStatus.of(result, "failed"))
-            raise
         return replace(result, steps=state.step, wall_s=state.wall_s)
 
     def _judge(self, job: StageJob, result: StageResult, checkpoint: Checkpoint) -> None:
@@ -130,21 +135,18 @@ class Pipeline:
 
     def _fingerprint(self, name: str) -> str:
         mix = self.recipe.stages[name].mix
-        return hash_of({environment: self._rows_fingerprint(environment) for environment in mix})
-
-    def _rows_fingerprint(self, environment: str) -> str:
-        if environment not in self._fingerprints:
-            self._fingerprints[environment] = rows_fingerprint(self.environments[environment].rows("train"))
-        return self._fingerprints[environment]
-
-    _fingerprints: dict[str, str] = field(default_factory=dict)
+        for environment in mix:
+            if environment not in self.fingerprints:
+                rows = self.environments[environment].rows("train")
+                self.fingerprints[environment] = fingerprint({"id": row.id, **row.data} for row in rows)
+        return hash_of({environment: self.fingerprints[environment] for environment in mix})
 
     def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
         """The card of the stage's exported model, when it is complete and of this identity."""
         folder = self.run.model(name)
         if not is_complete(folder):
             return None
-        card = yaml.safe_load((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text())
         return card if card["identity"] == identity else None
 
     def _clear_and_mark(self, job: StageJob, result: StageResult) -> None:
@@ -190,9 +192,8 @@ class Pipeline:
             return known
         started = time.monotonic()
         engine = rollout_engine(self.recipe, self.run.path / checkpoint.path, self.tokenizer)
-        scores = evaluate(
-            engine, self.environments, self.tokenizer, self.recipe.evaluation, completion_limits(self.recipe)
-        )
+        renderer = Renderer(self.environments, thinking_modes(self.recipe), self.tokenizer)
+        scores = evaluate(engine, renderer, self.recipe.evaluation, completion_limits(self.recipe))
         parallel.on_first(lambda: self._record(checkpoint, scores, asked, name, time.monotonic() - started))
         return scores
 
@@ -216,6 +217,7 @@ class Pipeline:
         return check_gates(job.stage.gates, scores["validation"], parent.get("validation", {}))
 
     def _conclude(self, result: StageResult, status: Any, checkpoint: Checkpoint) -> None:
+        shutil.rmtree(self.run.checkpoints(result.name), ignore_errors=True)  # the export is complete: none is needed
         before = self.run.stage_state(result.name)
         self.run.write_status(StageStatus.of(result, status))
         if before is not None and before.status == status and before.identity == result.identity:

@@ -41,8 +41,16 @@ def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:
     A `VerifierFailure` of the infrastructure or of the row is a failure; one that is the model's own doing earns 0.
     """
     try:
-        return dataclasses.replace(rollout, score=environment.score(rollout.prompt.row, rollout.text))
+        return dataclasses.replace(rollout, score=environment.score(rollout.prompt.row, answer_of(rollout)))
     except VerifierFailure as failure:
         if failure.kind is FailureKind.TASK:
             return dataclasses.replace(rollout, score=Score(0.0, {"task_failure": 1.0}))
         return dataclasses.replace(rollout, failure=str(failure))
+
+
+def answer_of(rollout: Rollout) -> str:
+    """What is judged: the text without its reasoning. Reasoning that never ended leaves no answer."""
+    if not rollout.prompt.thinking:
+        return rollout.text
+    _, closed, answer = rollout.text.rpartition("</think>")
+    return answer.strip() if closed else ""

@@ -62,9 +62,8 @@ class Prompt:
 
     row: Row
     token_ids: tuple[int, ...]  # [T_prompt], ends with the generation prompt
-    teacher: str | None = (
-        None  # identity of the one teacher of this prompt; lives on the sample, never in a parallel list
-    )
+    teacher: str | None = None  # identity of the one teacher of this prompt; on the sample, never in a parallel list
+    thinking: bool = False  # the generation prompt opens a block of reasoning, which is not part of the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,10 +169,6 @@ def test_a_sequence_masked_whole_changes_nothing(model: Any) -> None:
     stage = STAGES["mopd_sequence"]
     sequences = sequences_for(model, 0.7)
     masked = TrainingSequence((1, 2, 3), (0, 0, 0), (0.0,) * 3, advantage=9.0, teacher_log_probs=(0.0,) * 3)
-    top = (torch.zeros(0, TOP, dtype=torch.int64), torch.zeros(0, TOP))
-    masked = TrainingSequence(
-        *[getattr(masked, f) for f in ("token_ids", "loss_mask", "sampler_log_probs")], advantage=9.0, teacher_top=top
-    )
     policy = LocalPolicy(model)
     expected = run(policy, lay_out(sequences, stage), stage)
     assert_same(run(policy, lay_out([*sequences, masked], stage), stage), expected, 1e-6)

@@ -19,7 +19,7 @@ TOKENIZER = character_tokenizer("0123456789+-= abcdefghijklmnopqrstuvwxyz", bund
 ATTENTION = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 # A wide initialisation: sharp distributions, so that a mistake is far above rounding.
-COMMON = {**ATTENTION, "intermediate_size": 48, "max_position_embeddings": 256, "initializer_range": 0.2}
+COMMON = {**ATTENTION, "intermediate_size": 48, "max_position_embeddings": 256, "initializer_range": 0.1}
 KEYS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**COMMON, **EXPERTS, "num_hidden_layers": 2, "num_experts": 4, "norm_topk_prob": True},
     "llama": {**COMMON, "num_hidden_layers": 2, "tie_word_embeddings": True},

@@ -21,6 +21,7 @@ from cascade.ports import Environment
 
 BUILT_IN = {
     "addition": "cascade.environments.addition.Addition",
+    "conversations": "cascade.environments.conversations.Conversations",
     "gsm8k": "cascade.environments.gsm8k.Gsm8k",
     "needle_digits": "cascade.environments.needle_digits.NeedleDigits",
     "option_lookup": "cascade.environments.option_lookup.OptionLookup",
@@ -38,25 +39,20 @@ def build_environments(
     configs: Mapping[str, EnvironmentConfig], seed: int, origins: Origins = NOWHERE
 ) -> dict[str, Environment]:
     """Every environment of a recipe, by its name there. Raises `ConfigError` naming the key that is wrong."""
-    return {name: OnceRead(build_environment(name, config, seed, origins)) for name, config in configs.items()}
-
-
-class OnceRead:
-    """An environment whose rows are read or made once."""
-
-    def __init__(self, environment: Environment) -> None:
-        self.domain = environment.domain
-        self.messages, self.gold, self.score = environment.messages, environment.gold, environment.score
-        self.rows = functools.cache(environment.rows)
+    environments = {name: build_environment(name, config, seed, origins) for name, config in configs.items()}
+    for environment in environments.values():  # rows are read or made once; the dataclass may be frozen
+        object.__setattr__(environment, "rows", functools.cache(environment.rows))
+    return environments
 
 
 def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: Origins = NOWHERE) -> Environment:
-    """One environment. Its class is a dataclass; `params` are its fields besides `name` and `seed`."""
+    """One environment. Its class is a dataclass; `params` are its fields besides `name`, `seed` and `domain`."""
     at = f"environments.{name}"
     cls = _class_of(config.kind, at, origins)
     params = _typed_params(cls, config.params, f"{at}.params", origins)
     try:
-        environment = cls(name=name, seed=seed, **params)
+        own = {"domain": config.domain} if "domain" in _fields(cls) else {}  # else the class is of one domain
+        environment = cls(name=name, seed=seed, **own, **params)
     except TypeError as error:
         where = origins.of([*at.split("."), "params"])
         raise ConfigError(f"`{at}.params` in {where} do not fit {config.kind}: {error}.", "Correct them.") from None
@@ -74,7 +70,7 @@ def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: 
 
 def _typed_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins) -> dict[str, Any]:
     """Every parameter in the type its field declares: a list becomes a tuple, but 1.5 never a whole number."""
-    accepted = {field.name for field in dataclasses.fields(cls) if field.init} - {"name", "seed"}
+    accepted = _fields(cls) - {"name", "seed", "domain"}
     types, typed = get_type_hints(cls), {}
     for key, value in params.items():
         where = origins.of([*at.split("."), key])
@@ -88,6 +84,10 @@ def _typed_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins
             why = error.errors()[0]["msg"].replace("Input", "It")
             raise ConfigError(f"`{at}.{key}` is {json.dumps(value)} in {where}.", f"{why}.") from None
     return typed
+
+
+def _fields(cls: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls) if field.init}
 
 
 def _class_of(kind: str, at: str, origins: Origins) -> Any:

@@ -36,6 +36,7 @@ def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], 
     model.save_pretrained(temporary, state_dict=tensors)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / CARD, card)
-    for file in filter(Path.is_file, temporary.rglob("*")):
-        file.chmod(0o644)  # safetensors makes its files readable by their owner only
+    usual = (temporary / CARD).stat().st_mode  # safetensors makes its files readable by their owner only
+    for file in temporary.glob("*.safetensors"):
+        file.chmod(usual)
     commit_folder(temporary, folder)

@@ -68,9 +68,7 @@ class HfRolloutEngine:
         self.tokenizer = tokenizer
         self.batch_sequences = batch_sequences
         self.stop_ids = stop_ids(self.model, tokenizer)
-        self.model.generation_config = (
-            GenerationConfig()
-        )  # `generate` would add the folder's repetition penalty and such
+        self.model.generation_config = GenerationConfig()  # else the folder's repetition penalty would act, unseen
         self.version = 0
 
     @torch.no_grad()
@@ -81,6 +79,9 @@ class HfRolloutEngine:
         for name, tensor in policy.weights():
             if name not in own:
                 raise EngineError(f"The policy publishes {name}, which the rollout engine lacks.", "Check both models.")
+            if own[name].shape != tensor.shape:  # `copy_` would broadcast
+                shapes = f"{tuple(tensor.shape)}, the rollout engine's is {tuple(own[name].shape)}"
+                raise EngineError(f"The policy's {name} is {shapes}.", "Check both models.")
             own[name].copy_(tensor)
             waiting.discard(own[name].data_ptr())
         if waiting:

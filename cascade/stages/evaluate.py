@@ -6,21 +6,19 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cascade.config import EvaluationConfig
-from cascade.data.chat import render_prompt
 from cascade.errors import EngineError
-from cascade.ports import Environment, RolloutEngine
+from cascade.ports import RolloutEngine
+from cascade.prompts import Renderer
 from cascade.rollouts import collect_groups
 from cascade.step import derived_seed
-from cascade.types import Group, Prompt, Row, Split, SplitScore
+from cascade.types import Group, Split, SplitScore
 
 
 def evaluate(
     engine: RolloutEngine,
-    environments: Mapping[str, Environment],
-    tokenizer: Any,
+    renderer: Renderer,
     config: EvaluationConfig,
     max_tokens: Mapping[str, int],
     splits: Sequence[Split] = ("validation", "test"),
@@ -29,23 +27,18 @@ def evaluate(
 
     With `samples` k > 1 the mean is avg@k, and pass@k is the share of rows of which some answer earned 1.
     """
-    return {split: _evaluate_split(engine, environments, tokenizer, config, max_tokens, split) for split in splits}
+    return {split: _evaluate_split(engine, renderer, config, max_tokens, split) for split in splits}
 
 
 def _evaluate_split(
-    engine: RolloutEngine,
-    environments: Mapping[str, Environment],
-    tokenizer: Any,
-    config: EvaluationConfig,
-    max_tokens: Mapping[str, int],
-    split: Split,
+    engine: RolloutEngine, renderer: Renderer, config: EvaluationConfig, max_tokens: Mapping[str, int], split: Split
 ) -> dict[str, SplitScore]:
     wanted = config.validation_rows if split == "validation" else config.test_rows
-    rows = [row for environment in environments.values() for row in environment.rows(split)[:wanted]]
+    rows = [row for environment in renderer.environments.values() for row in environment.rows(split)[:wanted]]
     groups = collect_groups(
         engine,
-        environments,
-        [_prompt(row, environments, tokenizer) for row in rows],
+        renderer.environments,
+        [renderer.prompt(row) for row in rows],
         samples=config.samples,
         temperature=config.temperature,
         max_tokens=max_tokens,
@@ -71,7 +64,3 @@ def score_groups(groups: Sequence[Group], k: int) -> SplitScore:
     stderr = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
     passed = statistics.fmean(max(row) >= 1.0 for row in rewards)
     return SplitScore(statistics.fmean(means), stderr, len(means), passed if k > 1 else None, k)
-
-
-def _prompt(row: Row, environments: Mapping[str, Environment], tokenizer: Any) -> Prompt:
-    return Prompt(row, tuple(render_prompt(tokenizer, environments[row.environment].messages(row))))

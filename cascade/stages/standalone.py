@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 from cascade import parallel
 from cascade.config import Recipe
 from cascade.ports import Environment
+from cascade.prompts import Renderer
 from cascade.stages.evaluate import evaluate
-from cascade.stages.train import completion_limits, rollout_engine
+from cascade.stages.train import completion_limits, rollout_engine, thinking_modes
 from cascade.types import Scores, Split
 
 
@@ -22,4 +23,5 @@ def evaluate_checkpoint(
     parallel.start(recipe.launch.threads)
     tokenizer = AutoTokenizer.from_pretrained(model)
     engine = rollout_engine(recipe, model, tokenizer)
-    return evaluate(engine, environments, tokenizer, recipe.evaluation, completion_limits(recipe), splits)
+    renderer = Renderer(environments, thinking_modes(recipe), tokenizer)
+    return evaluate(engine, renderer, recipe.evaluation, completion_limits(recipe), splits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from cascade.data.mixture import Mixture
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.export import export_policy
 from cascade.ports import Environment
-from cascade.prompts import PromptSource
+from cascade.prompts import PromptSource, Renderer
 from cascade.rollout.hf import HfRolloutEngine
 from cascade.run_folder import RunFolder
 from cascade.step import REFERENCE, StepOutcome, Workers, derived_seed, rollout_step, sft_step
+from cascade.teachers.probe import probe_teachers
 from cascade.teachers.scorer import LocalTeacherScorer
 from cascade.tracking.stage import StageTrackers
 from cascade.types import Checkpoint
@@ -60,6 +60,7 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     What an earlier attempt saved under the same identity is taken up.
     """
     stage = job.stage
+    probe_teachers({t.stage: job.folder(t) for t in job.teachers.values()}, job.folder(job.parent), job.tokenizer)
     policy = DeepSpeedPolicy(job.folder(job.parent), job.recipe.policy, stage, freeze_router=stage.freeze_router)
     work = _workers(job, policy)
     folder = job.run.checkpoints(job.name)
@@ -84,7 +85,6 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     card = {"identity": job.identity, "stage": job.name, "step": state.step, "wall_s": state.wall_s}
     export_policy(policy, job.run.model(job.name), job.tokenizer, card)
     policy.close()
-    parallel.on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
     return state
 
 
@@ -117,6 +117,11 @@ def completion_limits(recipe: Recipe, limit: int | None = None) -> dict[str, int
     return {name: min(tokens, limit or tokens) for name, tokens in own.items()}
 
 
+def thinking_modes(recipe: Recipe) -> dict[str, bool | None]:
+    """environment -> whether the model is asked to reason."""
+    return {name: environment.thinking for name, environment in recipe.environments.items()}
+
+
 def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
     stage, recipe = job.stage, job.recipe
     seed = derived_seed(recipe.seed, job.name)
@@ -127,7 +132,10 @@ def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
         folders[REFERENCE] = job.folder(job.parent)
     pad_id = job.tokenizer.pad_token_id if job.tokenizer.pad_token_id is not None else job.tokenizer.eos_token_id
     source = PromptSource(
-        job.environments, Mixture(rows, stage.mix, seed), job.tokenizer, recipe.policy.row_tokens, teachers
+        Renderer(job.environments, thinking_modes(recipe), job.tokenizer),
+        Mixture(rows, stage.mix, seed),
+        recipe.policy.row_tokens,
+        teachers,
     )
     sampling = not isinstance(stage, SftStage)
     return Workers(

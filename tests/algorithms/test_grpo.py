@@ -105,6 +105,17 @@ def test_temperature_scales_the_policy_that_is_trained() -> None:
     assert float(policy.theta.grad[1]) == pytest.approx(-2.0 * (1 - pi_1) / 0.5, rel=1e-6)
 
 
+@pytest.mark.parametrize(("rule", "weight"), [("none", 1.0), ("clamp", 2.0), ("gate", 0.0)])
+def test_the_sampler_correction_weighs_the_gradient_of_a_token(rule: str, weight: float) -> None:
+    # pi(1) = 1/2, the sampler's 1/5: ratio 5/2, outside [0.5, 2].
+    policy = TablePolicy([0.0, 0.0])
+    batch = pack_one([TrainingSequence((0, 1), (0, 1), (0.0, math.log(0.2)), advantage=3.0)])
+    loss, sums = micro_batch_loss(policy, batch, rl_stage(importance=rule))  # type: ignore[arg-type]
+    loss.backward()
+    assert float(policy.theta.grad[1]) == pytest.approx(-weight * 3.0 * 0.5, rel=1e-6)
+    assert float(sums["gated"]) == (weight == 0.0)
+
+
 def test_the_kl_term_adds_k3_and_its_gradient() -> None:
     # k3 = e^d - 1 - d with d = ref - log pi; dk3/d log pi = 1 - e^d.
     policy = TablePolicy([0.0, 0.3])

@@ -1,4 +1,4 @@
-"""Chunked log-probabilities are the plain ones, in value and in gradient, without the logits ever being there at once."""
+"""Chunked log-probabilities are the plain ones, in value and in gradient, without [T, V] ever existing at once."""
 
 from __future__ import annotations
 

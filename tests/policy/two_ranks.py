@@ -1,6 +1,6 @@
 """Run by torchrun in two processes: trains, saves, loads and exports, rank 1 without rows in some steps.
 
-    torchrun --nproc_per_node 2 tests/policy/two_ranks.py MODELS OUT KIND...
+torchrun --nproc_per_node 2 tests/policy/two_ranks.py MODELS OUT KIND:STAGE...
 """
 
 from __future__ import annotations
@@ -34,30 +34,33 @@ def train(policy: DeepSpeedPolicy, kind: str, steps: range) -> list[float]:
 
 
 def main() -> None:
-    """Every kind under every ZeRO stage, in one launch."""
-    models, out, kinds = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    torch.set_num_threads(1)
-    for kind in kinds:
-        for stage in (0, 1, 2, 3):
-            name = f"{kind}_{stage}"
-
-            def fresh(kind: str = kind, stage: int = stage) -> DeepSpeedPolicy:
-                config = policy_config(kind, zero_stage=stage)
-                return DeepSpeedPolicy(models / kind, config, sft_stage(), freeze_router=True)
-
-            policy = fresh()
-            losses = train(policy, kind, range(2))
-            policy.save(out / f"{name}_state", {"step": 2})
-            losses += train(policy, kind, range(2, len(ROWS_OF_STEPS)))
-            export_policy(policy, out / name, TOKENIZER, {"identity": name, "stage": "test", "step": len(losses)})
-            policy.close()
-            policy = fresh()
-            assert policy.load(out / f"{name}_state") == {"step": 2}
-            again = train(policy, kind, range(2, len(ROWS_OF_STEPS)))
-            policy.close()
-            if parallel.rank() == 0:
-                (out / f"{name}.json").write_text(json.dumps({"losses": losses, "again": again}))
+    """Every kind and ZeRO stage that is asked for, in one launch."""
+    models, out = Path(sys.argv[1]), Path(sys.argv[2])
+    for asked in sys.argv[3:]:
+        kind, stage = asked.split(":")
+        exercise(models / kind, kind, int(stage), out / f"{kind}_{stage}")
     parallel.stop()
+
+
+def exercise(model: Path, kind: str, stage: int, out: Path) -> None:
+    """Trains, saves, trains on and exports to `out`; then loads what was saved and trains on again."""
+
+    def fresh() -> DeepSpeedPolicy:
+        return DeepSpeedPolicy(model, policy_config(kind, zero_stage=stage), sft_stage(), freeze_router=True)
+
+    state = out.with_suffix(".state")
+    policy = fresh()
+    losses = train(policy, kind, range(2))
+    policy.save(state, {"step": 2})
+    losses += train(policy, kind, range(2, len(ROWS_OF_STEPS)))
+    export_policy(policy, out, TOKENIZER, {"identity": out.name, "stage": "test", "step": len(losses)})
+    policy.close()
+    policy = fresh()
+    assert policy.load(state) == {"step": 2}
+    again = train(policy, kind, range(2, len(ROWS_OF_STEPS)))
+    policy.close()
+    if parallel.rank() == 0:
+        out.with_suffix(".json").write_text(json.dumps({"losses": losses, "again": again}))
 
 
 if __name__ == "__main__":

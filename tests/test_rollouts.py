@@ -1,0 +1,73 @@
+"""A failure has a kind and never becomes a reward of 0; reasoning is not judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascade.errors import FailureKind, VerifierFailure
+from cascade.rollouts import answer_of, score_rollout
+from cascade.types import Message, Prompt, Rollout, Row, Score, Split
+
+ROW = Row("e/1", "math", "e", {"answer": "4"})
+
+
+class Judged:
+    """Scores the answer 4, or fails as it was told to."""
+
+    domain = "math"
+
+    def __init__(self, failure: FailureKind | None = None) -> None:
+        self.failure = failure
+
+    def rows(self, split: Split) -> list[Row]:
+        return [ROW]
+
+    def messages(self, row: Row) -> list[Message]:
+        return [{"role": "user", "content": "2+2"}]
+
+    def gold(self, row: Row) -> str:
+        return "4"
+
+    def score(self, row: Row, answer: str) -> Score:
+        if self.failure:
+            raise VerifierFailure(self.failure, "the judge says no")
+        return Score(float(answer == "4"))
+
+
+def rollout(text: str, thinking: bool = False) -> Rollout:
+    return Rollout(Prompt(ROW, (1,), thinking=thinking), 0, (2,), (0.0,), 0, "stop", text=text)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.INFRASTRUCTURE, FailureKind.DATA])
+def test_a_failure_that_is_not_the_models_leaves_no_reward(kind: FailureKind) -> None:
+    scored = score_rollout(Judged(kind), rollout("4"))
+    assert scored.score is None
+    assert scored.failure == f"{kind}: the judge says no"
+    with pytest.raises(ValueError, match="has no score"):
+        _ = scored.reward
+
+
+def test_a_failure_of_the_models_own_doing_earns_nothing() -> None:
+    assert score_rollout(Judged(FailureKind.TASK), rollout("4")).reward == 0.0
+
+
+def test_a_crash_of_the_environment_is_not_swallowed() -> None:
+    class Broken(Judged):
+        def score(self, row: Row, answer: str) -> Score:
+            raise KeyError("missing")
+
+    with pytest.raises(KeyError):
+        score_rollout(Broken(), rollout("4"))
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("4", False, "4"),
+        ("2 and 2</think>4", True, "4"),
+        ("</think> wrong</think>\n4\n", True, "4"),
+        ("2 and 2 and 2", True, ""),
+    ],
+)
+def test_only_what_follows_the_reasoning_is_judged(text: str, thinking: bool, answer: str) -> None:
+    assert answer_of(rollout(text, thinking)) == answer
