@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cascade import parallel
-from cascade.atomic import commit_folder, is_complete
+from cascade.atomic import commit_folder, is_complete, write_json
 from cascade.errors import EngineError
 from cascade.ports import Policy
 
+LABEL = "made_by.json"  # identity and sharding, to be read before the engine's own files
 KEPT = 2  # checkpoints; the one before the last survives a disk that fails while the last is written
 
 
@@ -38,9 +40,12 @@ def save(policy: Policy, folder: Path, state: StageState) -> None:
     policy.save(temporary, vars(state))
     parallel.barrier()
     if parallel.rank() == 0:
+        write_json(temporary / LABEL, {"identity": state.identity, "sharding": state.sharding})
         commit_folder(temporary, final)
-        for old in complete_checkpoints(folder)[:-KEPT]:
-            shutil.rmtree(old)
+        kept = complete_checkpoints(folder)[-KEPT:]
+        for other in folder.iterdir():  # older ones, and what kills have left half-written
+            if other not in kept:
+                shutil.rmtree(other)
     parallel.barrier()
 
 
@@ -49,21 +54,28 @@ def restore(policy: Policy, folder: Path, identity: str, sharding: Mapping[str, 
 
     Raises `EngineError` when it was saved under another sharding: its optimiser state does not fit this one.
     """
-    found = parallel.broadcast(complete_checkpoints(folder))
+    found = parallel.on_first(lambda: _newest(folder, identity, sharding))
+    return None if found is None else StageState(**policy.load(found))
+
+
+def _newest(folder: Path, identity: str, sharding: Mapping[str, Any]) -> Path | None:
+    """The newest complete checkpoint, its label checked: an engine would fail inside its own loading."""
+    found = complete_checkpoints(folder)
     if not found:
         return None
-    state = StageState(**policy.load(found[-1]))
-    if dict(state.sharding) != dict(sharding):
-        changed = sorted(key for key in sharding if sharding[key] != state.sharding.get(key))
+    label = json.loads((found[-1] / LABEL).read_text())
+    if label["sharding"] != dict(sharding):
+        changed = ", ".join(sorted(key for key in sharding if sharding[key] != label["sharding"].get(key)))
         raise EngineError(
-            f"{found[-1]} was saved with {dict(state.sharding)}, not {dict(sharding)} ({', '.join(changed)}).",
+            f"{found[-1]} was saved with another {changed}: {label['sharding']}, not {dict(sharding)}.",
             f"Go on with the settings it was saved with, or delete {folder} to train the stage again.",
         )
-    if state.identity != identity:
-        raise EngineError(f"{found[-1]} belongs to another stage, {state.identity}.", f"Delete {folder}.")
-    return state
+    if label["identity"] != identity:
+        raise EngineError(f"{found[-1]} belongs to another stage, {label['identity']}.", f"Delete {folder}.")
+    return found[-1]
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints one can resume from, oldest first."""
-    return [path for path in sorted(folder.glob("step_*")) if is_complete(path)]
+    complete = [path for path in folder.glob("step_*") if is_complete(path)]
+    return sorted(complete, key=lambda path: int(path.name.removeprefix("step_")))

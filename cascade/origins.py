@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +105,17 @@ def _parts(package: str) -> list[str]:
     return [part for part in package.split(".") if part and part != "_global_"]
 
 
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> yaml.Node | None:
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
 def _line_of(file: Path, package: str, path: Sequence[str]) -> int | None:
     """The line of `file`, mounted at `package`, on which the key `path` stands; None when it does not."""
     prefix = _parts(package)
     if list(path[: len(prefix)]) != prefix or len(path) == len(prefix):
         return None
-    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    node = _parsed(file.read_text(encoding="utf-8"))
     line = None
     for part in path[len(prefix) :]:
         if isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):

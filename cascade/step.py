@@ -65,7 +65,7 @@ def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_
         return StepOutcome({**measured, "skipped": 1.0, "learning_rate": learning_rate}, rollouts)
     sequences = [sequence for group in groups for sequence in to_sequences(group, stage)]
     if isinstance(stage, MopdStage):
-        sequences = add_teacher(work, stage, sequences, [r.prompt.teacher for g in groups for r in g.rollouts])
+        sequences = add_teacher(work, stage, sequences)
     elif stage.kl_coef:
         sequences = add_reference(work, stage, sequences)
     for _ in range(stage.num_iterations):
@@ -82,11 +82,11 @@ def collect_signal(
     """
     if work.sampler is None:
         raise TypeError("a stage that samples has no rollout engine")
-    refills = stage.max_refills if isinstance(stage, RlStage) and stage.dynamic_filtering else 0
+    filtered = isinstance(stage, RlStage) and stage.dynamic_filtering
     groups: list[Group] = []
     seen: list[Group] = []
     dropped: Counter[str] = Counter()
-    for attempt in range(1 + refills):
+    for attempt in range(1 + (stage.max_refills if filtered else 0)):
         prompts = work.source.draw(stage.prompts_per_step - len(groups))
         fresh = collect_groups(
             work.sampler,
@@ -100,7 +100,7 @@ def collect_signal(
         fresh = penalise_overlong(fresh) if stage.overlong_penalty else fresh
         fresh = drop_failures(fresh, dropped)
         seen += fresh
-        groups += drop_without_signal(fresh, dropped) if isinstance(stage, RlStage) and refills else fresh
+        groups += drop_without_signal(fresh, dropped) if filtered else fresh
         if len(groups) >= stage.prompts_per_step:
             break
     if isinstance(stage, RlStage) and not stage.kl_coef:
@@ -129,18 +129,20 @@ def _to_sequence(rollout: Rollout, advantage: float, stage: SamplingStage) -> Tr
         sampler_log_probs=(0.0,) * before + tuple(value * in_loss for value in rollout.sampler_log_probs),
         advantage=advantage,
         domain=rollout.prompt.row.domain,
+        teacher=rollout.prompt.teacher,
     )
 
 
-def add_teacher(
-    work: Workers, stage: MopdStage, sequences: Sequence[TrainingSequence], teachers: Sequence[str | None]
-) -> list[TrainingSequence]:
-    """Every sequence scored by its own teacher at the rollout temperature, one teacher after the other. Collective."""
+def add_teacher(work: Workers, stage: MopdStage, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
+    """Every sequence scored by its own teacher at the rollout temperature, one teacher after the other. Collective.
+
+    Raises `DataError` for a sequence without a teacher.
+    """
+    if any(sequence.teacher is None for sequence in sequences):
+        raise DataError("A prompt of a distillation stage has no teacher.", "Name one for its domain.")
     scored = list(sequences)
-    for teacher in sorted({str(teacher) for teacher in teachers}):
-        mine = [i for i, name in enumerate(teachers) if name == teacher]
-        if not mine:
-            raise DataError("A prompt of a distillation stage has no teacher.", "Name one for its domain.")
+    for teacher in sorted({str(sequence.teacher) for sequence in sequences}):
+        mine = [i for i, sequence in enumerate(sequences) if sequence.teacher == teacher]
         share = parallel.spread(mine)
         documents = [sequences[i] for i in share]
         if stage.top_k:

@@ -110,6 +110,7 @@ class TrainingSequence:
     reference_log_probs: tuple[float, ...] = ()  # [T], 0 outside the mask; empty without a KL term
     teacher_top: tuple[torch.Tensor, torch.Tensor] | None = None  # ids int64 and log-probs float32, [V(y), K] each
     domain: str = ""
+    teacher: str | None = None  # identity of its one teacher
 
     @property
     def loss_tokens(self) -> int:

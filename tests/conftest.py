@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def cascade(*words: str, cwd: Path = REPOSITORY, timeout_s: float = 300) -> subp
         timeout=timeout_s,
         check=False,
     )
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of the processes that have ended: what a command costs, however busy the machine is."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(autouse=True)

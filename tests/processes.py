@@ -45,3 +45,24 @@ def metrics(run: Path, stage: str) -> list[dict[str, Any]]:
 def weights(run: Path, stages: Sequence[str]) -> dict[str, bytes]:
     """Stage -> the bytes of its exported weights."""
     return {stage: (run / "stages" / stage / "model" / "model.safetensors").read_bytes() for stage in stages}
+
+
+STAGES = ("sft", "if_rl", "math_teacher", "mopd")
+"""Of `two_processes.yaml`."""
+
+
+def shared_run(temporary: Path, name: str, *overrides: str) -> Path:
+    """The run folder `name` of `two_processes.yaml` in this test session, run once, from a model with some skill."""
+    run = temporary / name
+    if not (run / "report.html").exists():
+        python("-m", "cascade", "run", *words_of(temporary, run), *overrides)
+    return run
+
+
+def words_of(temporary: Path, run: Path) -> list[str]:
+    """The recipe that the tests of several processes share, in `run`."""
+    base = temporary / "base_run"
+    if not (base / "report.html").exists():
+        python("-m", "cascade", "run", f"recipe={ROOT}/tests/two_processes_base.yaml", f"run_dir={base}")
+    model = base / "stages" / "sft" / "model"
+    return [f"recipe={ROOT}/tests/two_processes.yaml", f"model.path={model}", f"run_dir={run}"]

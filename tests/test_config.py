@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cascade.commands import checked_recipe
 from cascade.config import MopdStage, RlStage
 from cascade.errors import ConfigError
 from cascade.recipe_checks import parents
-from tests.conftest import REPOSITORY, cascade
+from tests.conftest import REPOSITORY, cascade, children_cpu_s
 
 SMOKE = str(REPOSITORY / "recipes" / "smoke.yaml")
 INHERIT = "defaults: [smoke, _self_]\n"
@@ -164,19 +163,19 @@ import contextlib, io, json, sys, time
 from cascade.cli import main
 results = []
 for words in json.load(sys.stdin):
-    out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
+    out, err, start = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main(["run", *words])
         except SystemExit as end:
-            results.append([end.code, out.getvalue(), err.getvalue(), time.monotonic() - start])
+            results.append([end.code, out.getvalue(), err.getvalue(), time.process_time() - start])
 print(json.dumps([results, "torch" in sys.modules]))
 """
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> tuple[dict[str, tuple[int, str, str, float]], bool]:
-    """What `cascade run` did with each (exit code, stdout, stderr, seconds), and whether torch was imported."""
+    """What `cascade run` did with each (exit code, stdout, stderr, CPU seconds), and whether torch was imported."""
     cases = [["recipe=smoke", *words.split(" ")] for words in WRONG_OVERRIDES]
     command = [sys.executable, "-c", ALL_AT_ONCE]
     done = subprocess.run(
@@ -206,11 +205,11 @@ def test_all_of_them_are_found_before_torch_is_imported(
 
 
 def test_a_wrong_key_costs_less_than_three_seconds_from_a_cold_start() -> None:
-    started = time.monotonic()
+    started_s = children_cpu_s()
     done = cascade("run", "recipe=smoke", "stages.if_rl.max_stepss=3")
     assert (done.returncode, done.stdout) == (1, "")
     assert "`max_steps`" in done.stderr
-    assert time.monotonic() - started < 3
+    assert children_cpu_s() - started_s < 3
 
 
 @pytest.mark.parametrize("content", WRONG_FILES)

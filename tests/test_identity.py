@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cascade.commands import checked_recipe
-from cascade.identity import hash_of, rows_fingerprint, stage_identity
-from cascade.types import Row
+from cascade.identity import hash_of, stage_identity
 
 
 def identity(*words: str, stage: str = "mopd", parent: str = "p", teacher: str = "t", data: str = "d") -> str:
@@ -72,10 +71,3 @@ def test_a_hash_is_16_hex_digits_and_does_not_depend_on_the_order_of_keys() -> N
     assert len(hash_of({})) == 16
     with pytest.raises(TypeError, match="cannot hash a set"):
         hash_of({1})
-
-
-def test_rows_have_a_fingerprint_of_content_and_order() -> None:
-    rows = [Row("a", "math", "addition", {"question": "1"}), Row("b", "math", "addition", {"question": "2"})]
-    changed = [rows[0], Row("b", "math", "addition", {"question": "3"})]
-    prints = {rows_fingerprint(rows), rows_fingerprint(rows[::-1]), rows_fingerprint(changed), rows_fingerprint([])}
-    assert len(prints) == 4
