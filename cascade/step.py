@@ -82,11 +82,11 @@ def collect_signal(
     """
     if work.sampler is None:
         raise TypeError("a stage that samples has no rollout engine")
-    filtered = isinstance(stage, RlStage) and stage.dynamic_filtering
+    refills = stage.max_refills if isinstance(stage, RlStage) and stage.dynamic_filtering else None
     groups: list[Group] = []
     seen: list[Group] = []
     dropped: Counter[str] = Counter()
-    for attempt in range(1 + (stage.max_refills if filtered else 0)):
+    for attempt in range(1 + (refills or 0)):
         prompts = work.source.draw(stage.prompts_per_step - len(groups))
         fresh = collect_groups(
             work.sampler,
@@ -100,7 +100,7 @@ def collect_signal(
         fresh = penalise_overlong(fresh) if stage.overlong_penalty else fresh
         fresh = drop_failures(fresh, dropped)
         seen += fresh
-        groups += drop_without_signal(fresh, dropped) if filtered else fresh
+        groups += drop_without_signal(fresh, dropped) if refills is not None else fresh
         if len(groups) >= stage.prompts_per_step:
             break
     if isinstance(stage, RlStage) and not stage.kl_coef:

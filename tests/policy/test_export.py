@@ -49,7 +49,8 @@ def exported(
 def test_transformers_reads_back_what_was_trained(exported: Any, kind: str, stage: int) -> None:
     folder, weights = exported(kind, stage)
     assert is_complete(folder)
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loading: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = loading
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     found = model.state_dict()

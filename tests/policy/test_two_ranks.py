@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cascade.policy.deepspeed import DeepSpeedPolicy
-from tests.processes import ROOT, torchrun
 from tests.policy.two_ranks import train
+from tests.processes import ROOT, torchrun
 from tests.tiny_models import ROWS_OF_STEPS, policy_config, sft_stage
 
 FAST = [("qwen3_moe", stage) for stage in (0, 1, 2, 3)]

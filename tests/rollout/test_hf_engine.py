@@ -240,7 +240,7 @@ def test_publishing_too_little_or_too_much_is_an_error(model_folder: Callable[[s
     with pytest.raises(EngineError, match=f"did not publish {some}"):
         sampler.publish(policy, 2)
     policy = Published({**whole, "model.layers.9.weight": torch.zeros(1)})
-    with pytest.raises(EngineError, match="publishes model.layers.9.weight, which the rollout engine lacks"):
+    with pytest.raises(EngineError, match=r"publishes .*layers.9.weight, which the rollout"):
         sampler.publish(policy, 2)
     assert sampler.version == 1
 
