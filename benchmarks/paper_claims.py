@@ -25,9 +25,9 @@ CLOSED = 0.8  # share of that gap which distillation has to close
 RL_STAGES = {
     "if_rl": ("instruction_following",),
     "multi_domain_rl": ("multiple_choice", "tool_use", "structured_output"),
-    "math_rl": ("math",),
+    "preference_teacher": ("preference",),
     "long_context_rl": ("long_context",),
-    "preference_rl": ("preference",),
+    "math_rl": ("math",),
 }
 
 
@@ -119,7 +119,7 @@ def stage_repairs(seed: int, stages: Mapping[str, Any]) -> list[Repair]:
 
 def final_means(stages: Mapping[str, Any]) -> dict[str, float]:
     """The mean over all domains of the fallen policy, after MOPD, and after mixed-domain GRPO."""
-    names = {"before": "preference_rl", "mopd": "mopd_2", "grpo": "mixed_grpo"}
+    names = {"before": "math_rl", "mopd": "mopd_2", "grpo": "mixed_grpo"}
     return {key: statistics.fmean(s["mean"] for s in test_scores(stages[n]).values()) for key, n in names.items()}
 
 

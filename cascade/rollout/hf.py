@@ -98,10 +98,11 @@ class HfRolloutEngine:
             for prompt, limit in zip(prompts, max_tokens, strict=True)
             for sample in range(samples)
         ]
-        by_length = sorted(range(len(wanted)), key=lambda i: len(wanted[i][0].token_ids))  # little left padding
+        # Alike in limit and length: short answers do not wait for long ones, and there is little left padding.
+        alike = sorted(range(len(wanted)), key=lambda i: (wanted[i][2], len(wanted[i][0].token_ids)))
         done: dict[int, Rollout] = {}
         for start in range(0, len(wanted), self.batch_sequences):
-            chosen = by_length[start : start + self.batch_sequences]
+            chosen = alike[start : start + self.batch_sequences]
             rollouts = self._generate_batch([wanted[i] for i in chosen], temperature, seed)
             done.update(zip(chosen, rollouts, strict=True))
         ordered = iter(done[i] for i in range(len(wanted)))
