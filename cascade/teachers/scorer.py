@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +76,6 @@ class LocalTeacherScorer:
         if teacher not in self.folders:
             raise EngineError(f"No teacher {teacher} was resolved for this stage.", "Check the stage's `teachers`.")
         self._resident = None
-        gc.collect()
         model = load_model(self.folders[teacher], self.config).to(parallel.device()).eval().requires_grad_(False)
         self._resident = (teacher, LogProbModel(model, self.config.log_prob_chunk))
         return self._resident[1]
