@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     recipe, order, environments, asked = checked_recipe(options.overrides)
     if recipe.launch.kind == "torchrun" and not inside_a_launcher():
         start_torchrun(recipe.launch.processes, arguments)
-    from cascade.pipeline import run_recipe
+    from cascade.running import run_recipe
 
     run_recipe(recipe, order, environments, asked)
 

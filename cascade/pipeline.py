@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from cascade import parallel
 from cascade.atomic import is_complete, write_json, write_text
 from cascade.config import MopdStage, Recipe
 from cascade.data.datasets import fingerprint
-from cascade.data.tokenizers import load_tokenizer
-from cascade.errors import ConfigError, GateStop
+from cascade.errors import GateStop
 from cascade.identity import hash_of, stage_identity, versions
 from cascade.policy.export import CARD
 from cascade.ports import Environment
 from cascade.prompts import Renderer
-from cascade.recipe_checks import BASE, parents, resolved_keys
-from cascade.run_folder import RunFolder, StageStatus, read_status
+from cascade.recipe_checks import BASE, parents
+from cascade.run_folder import RunFolder, StageStatus
 from cascade.stages.base import prepare_base
 from cascade.stages.evaluate import evaluate
 from cascade.stages.gates import check_gates, sentence
@@ -36,8 +28,6 @@ from cascade.stages.train import StageJob, completion_limits, rollout_engine, th
 from cascade.teachers.model_card import model_card
 from cascade.teachers.registry import Registry
 from cascade.teachers.weights import weights_sha256
-from cascade.tracking.matrix import regression_matrix
-from cascade.tracking.report import write_report
 from cascade.tracking.stage import StageTrackers
 from cascade.types import Checkpoint, GateResult, Scores, StageResult
 
@@ -228,55 +218,3 @@ class Pipeline:
         for gate in result.gates:
             if not gate.passed:
                 print(f"{result.name}  gate: {sentence(gate)}", flush=True)
-
-
-def run_recipe(recipe: Recipe, order: list[str], environments: Mapping[str, Environment], asked: str) -> None:
-    """Runs a checked recipe in its run folder. `asked` is what the user wrote, kept beside what it became."""
-    parallel.start(recipe.launch.threads)
-    run = RunFolder(Path(recipe.run_dir))
-    with _alone(run):
-        tokenizer = load_tokenizer(recipe.model)
-        resolved = resolved_keys(recipe)
-        parallel.on_first(lambda: _write_run(run, recipe, order, asked, resolved))
-        trackers = StageTrackers(recipe, run, tokenizer, resolved)
-        try:
-            Pipeline(recipe, order, environments, run, tokenizer, trackers).execute()
-        finally:
-            trackers.close()
-            if parallel.rank() == 0:
-                _summarise(run)
-
-
-def _write_run(run: RunFolder, recipe: Recipe, order: list[str], asked: str, resolved: dict[str, Any]) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    write_text(run.recipe, asked)
-    write_text(run.resolved, yaml.safe_dump(resolved, sort_keys=False))
-    machine = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
-    write_json(run.environment, {**machine, "versions": versions()})
-    parent = parents(recipe)
-    kinds = [{"name": name, "kind": recipe.stages[name].kind, "parent": parent[name]} for name in order]
-    write_json(run.stages_file, kinds)
-
-
-def _summarise(run: RunFolder) -> None:
-    stages = read_status(run.path)["stages"]
-    if any(stage["scores"] for stage in stages):
-        print(regression_matrix(stages, "test"), flush=True)
-        print(f"report: {write_report(run.path)}", flush=True)
-
-
-@contextmanager
-def _alone(run: RunFolder) -> Iterator[None]:
-    """Keeps a second run out of the folder; the lock ends with the process, however it ends."""
-    if parallel.rank() != 0:
-        yield
-        return
-    run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"Another run is writing to {run.path}.", "Wait for it, or set another `run_dir`."
-            ) from None
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     stage = job.stage
     probe_teachers({t.stage: job.folder(t) for t in job.teachers.values()}, job.folder(job.parent), job.tokenizer)
     policy = DeepSpeedPolicy(job.folder(job.parent), job.recipe.policy, stage, freeze_router=stage.freeze_router)
+    if job.recipe.policy.deepspeed and parallel.rank() == 0:
+        print(f"DeepSpeed configuration: {json.dumps(policy.engine_config, indent=2)}", flush=True)
     work = _workers(job, policy)
     folder = job.run.checkpoints(job.name)
     state = checkpoint.restore(policy, folder, job.identity, job.sharding)
