@@ -2,61 +2,14 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, NemotronHConfig, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
 from cascade.data.packing import pack
 from cascade.types import TrainingSequence
+from tests.models.tiny import VOCABULARY, llama, nemotron_h, qwen3_moe
 
-VOCABULARY = 64
 LENGTHS = (23, 17, 9, 9, 5, 1, 1)
-
-
-def llama():
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-
-
-def qwen3_moe():
-    return Qwen3MoeConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        moe_intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-    )
-
-
-def nemotron_h():
-    return NemotronHConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        hybrid_override_pattern="ME*E",
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=48,
-        mamba_num_heads=4,
-        mamba_head_dim=16,
-        ssm_state_size=8,
-        n_groups=2,
-        chunk_size=8,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        moe_shared_expert_intermediate_size=16,
-    )
 
 
 def build(config, attention):
