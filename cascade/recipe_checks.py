@@ -138,12 +138,6 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
         for rule in ("max_drop", "min_score"):
             for domain in getattr(gate, rule):
                 _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
-    if stage.warmup_steps > stage.max_steps:
-        raise ConfigError(
-            f"`{at}.warmup_steps` is {stage.warmup_steps} in {origins.of(['stages', name, 'warmup_steps'])}, more than "
-            f"`{at}.max_steps`, {stage.max_steps} in {origins.of(['stages', name, 'max_steps'])}.",
-            f"Shorten the warm-up: `{at}.warmup_steps=0`.",
-        )
     if isinstance(stage, SftStage):
         _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
     if isinstance(stage, SamplingStage):

@@ -97,7 +97,6 @@ WRONG_OVERRIDES: dict[str, tuple[str, ...]] = {
     "launch=torchrun launch.processes=3": ("`stages.sft.batch_size` is 16 in " + SMOKE, "3 processes", "e.g. 18"),
     "launch.processes=2": ("`launch.processes` is 2 in {it}", "needs launch=torchrun"),
     "stages.if_rl.num_generations=1": ("`stages.if_rl.num_generations` is 1 in {it}", "at least 2"),
-    "stages.mopd.warmup_steps=9": ("`stages.mopd.warmup_steps` is 9 in {it}", SMOKE),
     "policy.row_tokens=8": ("`policy.row_tokens` is 8 in {it}", "Raise"),
     "model.path=x": ("`model` in {it}", "not both"),
     "stages.if_rl.importance_low=3": ("`stages.if_rl.importance_low` in {it}", "Exchange"),

@@ -15,7 +15,6 @@ SHORT = (
     "~stages.math_teacher",
     "~stages.mopd.teachers.math",
     *(f"stages.{name}.max_steps=1" for name in ("sft", "if_rl", "mopd")),
-    *(f"stages.{name}.warmup_steps=0" for name in ("sft", "if_rl", "mopd")),
 )
 NEVER_HOLDS = "stages.if_rl.gates=[{min_score: {math: 1.0}, action: %s}]"
 

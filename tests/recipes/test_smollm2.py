@@ -32,7 +32,6 @@ def test_smollm2_trains_two_steps_of_every_stage_on_gsm8k(tmp_path: Path) -> Non
         "evaluation.validation_rows=2",
         "evaluation.test_rows=2",
         *(f"stages.{name}.max_steps=2" for name in STAGES),
-        *(f"stages.{name}.warmup_steps=1" for name in STAGES),
         timeout_s=1700,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
