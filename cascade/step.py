@@ -62,7 +62,8 @@ def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_
     measured = {**metrics.of_groups(seen), **metrics.of_drops(dropped)}
     rollouts = [rollout for group in seen for rollout in group.rollouts]
     if not groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
-        return StepOutcome({**measured, "skipped": 1.0, "learning_rate": learning_rate}, rollouts)
+        nothing = {"loss": 0.0, "grad_norm": 0.0, "skipped": 1.0, "learning_rate": learning_rate}
+        return StepOutcome({**measured, **nothing}, rollouts)
     sequences = [sequence for group in groups for sequence in to_sequences(group, stage)]
     if isinstance(stage, MopdStage):
         sequences = add_teacher(work, stage, sequences)
