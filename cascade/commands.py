@@ -86,8 +86,9 @@ def evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
         return 0
     for split, by_domain in scores.items():
         for domain, score in by_domain.items():
-            passed = "" if score.pass_at_k is None else f"  pass@{score.k} {score.pass_at_k:.3f}"
-            print(f"{split:<12} {domain:<24} {score.mean:.3f} ± {1.96 * score.stderr:.3f} (n={score.n}){passed}")
+            mean = f"avg@{score.k} {score.mean:.3f} ± {score.interval:.3f}"
+            passed = f"  pass@{score.k} {score.pass_at_k:.3f} ± {score.pass_at_k_interval:.3f}" if score.k > 1 else ""
+            print(f"{split:<12} {domain:<24} {mean}{passed}  (95 %, n={score.n})")
     return 0
 
 

@@ -153,6 +153,17 @@ class SplitScore:
     pass_at_k: float | None = None  # share of prompts with at least one of k samples right; None for k = 1
     k: int = 1
 
+    @property
+    def interval(self) -> float:
+        """Half the width of the 95 % confidence interval of the mean, e.g. 0.055."""
+        return 1.96 * self.stderr
+
+    @property
+    def pass_at_k_interval(self) -> float:
+        """The same for pass@k, from the variance p (1 - p) of a yes or no per prompt."""
+        share = self.pass_at_k or 0.0
+        return 1.96 * (share * (1 - share) / self.n) ** 0.5
+
 
 Scores = Mapping[str, Mapping[str, SplitScore]]
 """split -> domain -> score."""

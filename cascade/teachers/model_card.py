@@ -74,7 +74,11 @@ def _score_table(scores: Scores, split: str) -> str:
         score = by_domain[domain]
         row = [domain, f"{score.mean:.3f}", f"{score.stderr:.3f}", str(score.n)]
         if sampled:
-            row.append("" if score.pass_at_k is None else f"{score.pass_at_k:.3f} (k={score.k})")
+            row.append(
+                ""
+                if score.pass_at_k is None
+                else f"{score.pass_at_k:.3f} ± {score.pass_at_k_interval:.3f} (k={score.k})"
+            )
         rows.append(row)
     return _table(["domain", "mean", "standard error", "n", *(["pass@k"] if sampled else [])], rows)
 

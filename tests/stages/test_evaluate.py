@@ -29,6 +29,8 @@ def test_avg_at_k_is_the_mean_of_row_means_and_pass_at_k_counts_rows_with_one_ri
     variance = sum((m - 0.5) ** 2 for m in (0.5, 0.0, 1.0, 0.5)) / 3
     assert score.stderr == pytest.approx(math.sqrt(variance / 4))
     assert (score.n, score.k) == (4, 2)
+    assert score.interval == pytest.approx(1.96 * score.stderr)
+    assert score.pass_at_k_interval == pytest.approx(1.96 * math.sqrt(0.75 * 0.25 / 4))
 
 
 def test_one_greedy_answer_has_no_pass_at_k() -> None:

@@ -26,7 +26,7 @@ def test_the_card_has_front_matter_lineage_scores_and_versions() -> None:
     card = model_card(TUNED, [BASE, TUNED], scores)
     assert front_matter(card)["base_model"] == "HuggingFaceTB/SmolLM2"
     assert front_matter(card)["tags"] == ["cascade-rl", "mopd"]
-    assert "| math | 0.612 | 0.028 | 300 | 0.800 (k=4) |" in card
+    assert "| math | 0.612 | 0.028 | 300 | 0.800 ± 0.045 (k=4) |" in card
     assert "| math | 0.600 | 0.030 | 200 |" in card
     assert "| torch version | 2.13.0 |" in card
     lines = card.splitlines()
