@@ -181,10 +181,14 @@ class Pipeline:
         if known:
             return known
         started = time.monotonic()
+        self.trackers.say(f"{checkpoint.stage}  evaluating {len(self.environments)} environments")
         engine = rollout_engine(self.recipe, self.run.path / checkpoint.path, self.tokenizer)
         renderer = Renderer(self.environments, thinking_modes(self.recipe), self.tokenizer)
         scores = evaluate(engine, renderer, self.recipe.evaluation, completion_limits(self.recipe))
-        parallel.on_first(lambda: self._record(checkpoint, scores, asked, name, time.monotonic() - started))
+        wall_s = time.monotonic() - started
+        parallel.on_first(lambda: self._record(checkpoint, scores, asked, name, wall_s))
+        means = "  ".join(f"{domain} {score.mean:.2f}" for domain, score in scores["validation"].items())
+        self.trackers.say(f"{checkpoint.stage}  validation in {wall_s:.0f} s: {means}")
         return scores
 
     def _known_scores(self, checkpoint: Checkpoint, asked: str) -> Scores:
@@ -217,4 +221,4 @@ class Pipeline:
             registry.event(result.name, status, gates=[sentence(gate) for gate in result.gates])
         for gate in result.gates:
             if not gate.passed:
-                print(f"{result.name}  gate: {sentence(gate)}", flush=True)
+                self.trackers.say(f"{result.name}  gate: {sentence(gate)}")

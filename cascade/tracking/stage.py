@@ -42,6 +42,11 @@ class StageTrackers:
             self.files.rewind(stage, done_steps)
             self.console.begin(stage, kind, total_steps, done_steps)
 
+    def say(self, line: str) -> None:
+        """One line on the console."""
+        if self._first:
+            print(line, flush=True)
+
     def step(self, stage: str, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
         """Records step `step`, counted from 1."""
         if not self._first:
