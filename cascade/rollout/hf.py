@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -20,7 +21,7 @@ from cascade import parallel
 from cascade.config import PolicyConfig
 from cascade.data.chat import completion_text
 from cascade.errors import EngineError
-from cascade.models.loading import load_model
+from cascade.models.loading import has_recurrent_layers, load_model
 from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
 from cascade.rollout.noise import gumbel_noise, rollout_key
@@ -122,6 +123,7 @@ class HfRolloutEngine:
         output = self.model.generate(
             ids,
             attention_mask=mask,
+            past_key_values=self._shared_prefix(wanted, ids, mask),
             generation_config=config,
             logits_processor=LogitsProcessorList([choice]),
             stopping_criteria=StoppingCriteriaList([OwnLimit(limits, ids.shape[1])]),
@@ -132,6 +134,30 @@ class HfRolloutEngine:
             self._rollout(prompt, sample, completion[:limit], row)
             for (prompt, sample, limit), completion, row in zip(wanted, completions, log_probs, strict=True)
         ]
+
+    def _shared_prefix(
+        self, wanted: Sequence[tuple[Prompt, int, int]], ids: torch.Tensor, mask: torch.Tensor
+    ) -> DynamicCache | None:
+        """Keys and values of the prompts but their last tokens: computed once a prompt, repeated for its samples.
+
+        None where every row has a prompt of its own, and for models whose layers carry a recurrent state.
+        """
+        first: dict[str, int] = {}
+        owners = [first.setdefault(prompt.row.id, len(first)) for prompt, _, _ in wanted]
+        if len(first) == len(wanted) or has_recurrent_layers(self.model.config):
+            return None
+        rows = torch.tensor([owners.index(owner) for owner in range(len(first))], device=ids.device)  # [prompts]
+        seen = mask[rows, :-1]
+        cache = DynamicCache(config=self.model.config)
+        self.model.base_model(
+            input_ids=ids[rows, :-1],
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(torch.tensor(owners, device=ids.device))
+        return cache
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(prompt) for prompt in prompts)
