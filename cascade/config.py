@@ -69,8 +69,27 @@ class PolicyConfig:
 class RolloutConfig:
     """The engine that samples."""
 
-    engine: Literal["hf"] = key("hf", "hf: transformers `generate` inside the training process")
-    batch_sequences: Positive = key(256, "sequences sampled at once on one process")
+    engine: Literal["hf", "vllm_inprocess", "vllm_server"] = key(
+        "hf",
+        "hf: transformers `generate` inside the training process; vllm_inprocess: vLLM there, one process only; "
+        "vllm_server: vLLM servers",
+    )
+    batch_sequences: Positive = key(256, "hf: sequences sampled at once on one process")
+    max_model_len: Positive | None = key(None, "vllm: tokens of prompt and completion; default: the model's own limit")
+    kv_cache_gib: PositiveFloat = key(1.0, "vllm on a CPU: memory of a replica's keys and values")
+    gpu_memory_utilization: Share = key(0.85, "vllm on GPUs: share of a GPU's memory a replica takes")
+    tensor_parallel: Positive = key(1, "vllm_server: GPUs of a replica")
+    replicas: Positive = key(1, "vllm_server: servers started on the first node")
+    urls: list[str] = key(list, "vllm_server: servers that run already, in place of `replicas`")
+    transport: Literal["shm", "disk", "gloo", "nccl", "ipc"] = key("shm", "vllm_server: the way published weights take")
+    bucket_mib: Positive = key(512, "vllm: how much of the model exists twice while it is published")
+    restart_copy_every: Positive = key(1, "vllm_server: publishes between the copies a dead replica restarts from")
+    request_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of one request; then another replica gets it")
+    start_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of a replica's start")
+    canary_every: NonNegative = key(1, "publishes between proofs that the engine has the policy's weights; 0: none")
+    canary_threshold: PositiveFloat | None = key(
+        None, "mean |log pi_train - log pi_inf| that stops the run, nats; default: 1e-4 in fp32, 0.15 in bf16"
+    )
 
 
 @dataclass(config=CLOSED)
@@ -167,6 +186,9 @@ class SamplingStage(StageBase):
         False, "an unfinished rollout is masked from the loss, its reward still counts in its group"
     )
     num_iterations: Positive = key(1, "optimiser steps on one batch of rollouts; 1 is strictly on-policy")
+    max_staleness: NonNegative = key(
+        0, "batches sampled ahead of training; 0: sample, then train; 1: both at once; more: publish in mid-rollout"
+    )
 
 
 @dataclass(config=CLOSED, kw_only=True)

@@ -73,21 +73,63 @@ class Policy(Protocol):
 
 
 class RolloutEngine(Protocol):
-    """Samples completions, token-in and token-out."""
+    """Samples completions, token-in and token-out, and scores given tokens, with weights that it is handed.
 
-    version: int
+    Calls may come from two threads: one that samples, and one that publishes meanwhile.
+    """
+
+    @property
+    def version(self) -> int:
+        """The weights it has: what the last `publish` said, 0 after `load`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Take over the weights of a Hugging Face folder, as version 0. The first call starts the engine. Collective."""
+        ...
+
+    def publish(self, policy: Policy, version: int) -> Mapping[str, float]:
+        """Take over the policy's weights. Collective: every rank calls. Returns metrics, e.g. `publish/seconds`.
+
+        Rollouts in progress are interrupted, not thrown away: they go on with the new weights.
+        """
+        ...
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
     ) -> list[list[Rollout]]:
         """`samples` rollouts of at most `max_tokens[i]` tokens for prompt i, greedy at temperature 0.
 
-        What a rollout draws depends on (seed, row id, sample index, position) only, not on its batch.
+        Seeded: what a rollout draws depends on (seed, row id, sample index, position), not on its neighbours.
         """
         ...
 
-    def publish(self, policy: Policy, version: int) -> None:
-        """Take over the policy's weights. Collective: every rank calls."""
+    def extend(
+        self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int
+    ) -> list[Rollout]:
+        """Go on with interrupted rollouts, each to at most `max_tokens[i]` completion tokens in all.
+
+        Finished ones are returned as they are. A call that `abort` ends returns unfinished rollouts.
+        """
+        ...
+
+    def score(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
+        """log pi_inf of every loss token of every sequence, nats; 0 at the other tokens. Each rank scores its own."""
+        ...
+
+    def pause(self) -> None:
+        """Sample no further token until `resume`; what is in progress stays where it is."""
+        ...
+
+    def resume(self) -> None:
+        """The inverse of `pause`."""
+        ...
+
+    def abort(self) -> None:
+        """End the calls of `generate` and `extend` in progress; they return what they have, marked `abort`."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
         ...
 
 

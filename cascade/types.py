@@ -67,6 +67,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """A stretch of a rollout's tokens and the weights that sampled it, e.g. 23 tokens by version 7."""
+
+    version: int  # optimiser steps of those weights in the stage
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled trajectory, e.g. two tokens `(5, 2)` with log-probs `(-0.1, -0.02)`, finished by a stop token."""
 
@@ -74,11 +82,16 @@ class Rollout:
     index: int  # which of the G samples of its prompt
     token_ids: tuple[int, ...]  # [T_completion], the stop token included when there was one
     sampler_log_probs: tuple[float, ...]  # [T_completion], log pi_inf at the sampling temperature, nats
-    policy_version: int  # optimiser steps of the weights that sampled it
-    finish_reason: Literal["stop", "length"]
+    versions: tuple[VersionSpan, ...]  # in order, over all tokens; several where weights were published meanwhile
+    finish_reason: Literal["stop", "length", "abort"]  # abort: interrupted, to be gone on with
     text: str = ""
     score: Score | None = None  # None: not scored, or a failure
     failure: str | None = None  # why there is no score
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest weights that sampled one of its tokens."""
+        return min(span.version for span in self.versions)
 
     @property
     def reward(self) -> float:

@@ -8,14 +8,22 @@ import pytest
 import torch
 
 from cascade.metrics import of_drops, of_groups, of_tokens, reduced
-from cascade.types import Group, Prompt, Rollout, Row, Score
+from cascade.types import Group, Prompt, Rollout, Row, Score, VersionSpan
 
 
 def group(domain: str, *answers: tuple[float, int, bool]) -> Group:
     """Answers are (reward, tokens, finished)."""
     prompt = Prompt(Row(f"{domain}/1", domain, "any", {}), (1,))
     rollouts = [
-        Rollout(prompt, i, (5,) * tokens, (0.0,) * tokens, 0, "stop" if done else "length", score=Score(reward))
+        Rollout(
+            prompt,
+            i,
+            (5,) * tokens,
+            (0.0,) * tokens,
+            (VersionSpan(0, tokens),),
+            "stop" if done else "length",
+            score=Score(reward),
+        )
         for i, (reward, tokens, done) in enumerate(answers)
     ]
     return Group(prompt, tuple(rollouts))

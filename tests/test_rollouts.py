@@ -6,7 +6,7 @@ import pytest
 
 from cascade.errors import FailureKind, VerifierFailure
 from cascade.rollouts import answer_of, score_rollout
-from cascade.types import Message, Prompt, Rollout, Row, Score, Split
+from cascade.types import Message, Prompt, Rollout, Row, Score, Split, VersionSpan
 
 ROW = Row("e/1", "math", "e", {"answer": "4"})
 
@@ -35,7 +35,7 @@ class Judged:
 
 
 def rollout(text: str, thinking: bool = False) -> Rollout:
-    return Rollout(Prompt(ROW, (1,), thinking=thinking), 0, (2,), (0.0,), 0, "stop", text=text)
+    return Rollout(Prompt(ROW, (1,), thinking=thinking), 0, (2,), (0.0,), (VersionSpan(0, 1),), "stop", text=text)
 
 
 @pytest.mark.parametrize("kind", [FailureKind.INFRASTRUCTURE, FailureKind.DATA])

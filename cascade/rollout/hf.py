@@ -25,7 +25,7 @@ from cascade.models.loading import has_recurrent_layers, load_model
 from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
 from cascade.rollout.noise import gumbel_noise, rollout_key
-from cascade.types import Prompt, Rollout
+from cascade.types import Prompt, Rollout, VersionSpan
 
 
 class SeededChoice(LogitsProcessor):
@@ -173,7 +173,7 @@ class HfRolloutEngine:
             index=sample,
             token_ids=tuple(kept),
             sampler_log_probs=tuple(log_probs[: len(kept)]),
-            policy_version=self.version,
+            versions=(VersionSpan(self.version, len(kept)),),
             finish_reason="stop" if end is not None else "length",
             text=completion_text(self.tokenizer, kept),
         )

@@ -10,7 +10,7 @@ from cascade.algorithms.filtering import drop_failures, drop_without_signal, has
 from cascade.config import RlStage
 from cascade.errors import EngineError
 from cascade.step import to_sequences
-from cascade.types import Group, Prompt, Rollout, Row, Score
+from cascade.types import Group, Prompt, Rollout, Row, Score, VersionSpan
 
 
 def group(name: str, *rewards: float | None, unfinished: tuple[int, ...] = (), teacher: str | None = None) -> Group:
@@ -24,7 +24,7 @@ def group(name: str, *rewards: float | None, unfinished: tuple[int, ...] = (), t
                 index,
                 (5, 6, 7),
                 (-0.1, -0.2, -0.3),
-                policy_version=0,
+                versions=(VersionSpan(0, 1),),
                 finish_reason="length" if index in unfinished else "stop",
                 score=None if reward is None else Score(reward, {"correct": reward}),
                 failure=f"no verdict on {name}#{index}" if reward is None else None,

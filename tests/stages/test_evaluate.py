@@ -8,14 +8,21 @@ import pytest
 
 from cascade.errors import EngineError
 from cascade.stages.evaluate import score_groups
-from cascade.types import Group, Prompt, Rollout, Row, Score
+from cascade.types import Group, Prompt, Rollout, Row, Score, VersionSpan
 
 
 def group(*rewards: float | None) -> Group:
     prompt = Prompt(Row("e/1", "math", "e", {}), (1,))
     rollouts = tuple(
         Rollout(
-            prompt, i, (2,), (0.0,), 0, "stop", score=None if reward is None else Score(reward), failure="judge is down"
+            prompt,
+            i,
+            (2,),
+            (0.0,),
+            (VersionSpan(0, 1),),
+            "stop",
+            score=None if reward is None else Score(reward),
+            failure="judge is down",
         )
         for i, reward in enumerate(rewards)
     )

@@ -11,7 +11,7 @@ import pytest
 from cascade.run_folder import RunFolder, StageStatus, write_json, write_text
 from cascade.teachers.registry import Registry
 from cascade.tracking.files import FileTracker
-from cascade.types import Checkpoint, GateResult, Prompt, Rollout, Row, Score, SplitScore
+from cascade.types import Checkpoint, GateResult, Prompt, Rollout, Row, Score, SplitScore, VersionSpan
 
 HOSTILE = "</pre><script src='http://evil.example/x.js'>alert(1)</script>\x1b[2J\u202e<img src=x onerror=alert(2)>"
 
@@ -19,7 +19,7 @@ HOSTILE = "</pre><script src='http://evil.example/x.js'>alert(1)</script>\x1b[2J
 def rollout(row: str, index: int, reward: float | None, text: str = "42", failure: str | None = None) -> Rollout:
     prompt = Prompt(Row(row, "math", "addition", {"question": "17+25", "answer": "42"}), (3, 17, 9))
     score = None if reward is None else Score(reward, {"correct": reward})
-    return Rollout(prompt, index, (5, 2), (-0.1, -0.02), 11, "stop", text, score, failure)
+    return Rollout(prompt, index, (5, 2), (-0.1, -0.02), (VersionSpan(11, 2),), "stop", text, score, failure)
 
 
 @pytest.fixture

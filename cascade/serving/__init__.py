@@ -1,0 +1,1 @@
+"""Stock vLLM servers: started, supervised, spoken to over HTTP, and handed weights."""
