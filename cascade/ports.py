@@ -84,7 +84,7 @@ class RolloutEngine(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Take over the weights of a Hugging Face folder, as version 0. The first call starts the engine. Collective."""
+        """Take over the weights of a Hugging Face folder as version 0; the first call starts the engine. Collective."""
         ...
 
     def publish(self, policy: Policy, version: int) -> Mapping[str, float]:
