@@ -26,13 +26,29 @@ def collect_groups(
     `max_tokens`: environment -> tokens. Each rank samples and scores its share; every rank gets all.
     """
     share = parallel.spread(list(prompts))
-    limits = [max_tokens[prompt.row.environment] for prompt in share]
-    sampled = engine.generate(share, samples, temperature, limits, seed)
-    groups = [
-        Group(prompt, tuple(score_rollout(environments[prompt.row.environment], rollout) for rollout in rollouts))
-        for prompt, rollouts in zip(share, sampled, strict=True)
-    ]
+    groups = sample_groups(
+        engine, environments, share, samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed
+    )
     return parallel.collect(groups)
+
+
+def sample_groups(
+    engine: RolloutEngine,
+    environments: Mapping[str, Environment],
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    temperature: float,
+    max_tokens: Mapping[str, int],
+    seed: int,
+) -> list[Group]:
+    """What `collect_groups` does on one process. Talks to no other process, so that any thread may call it."""
+    limits = [max_tokens[prompt.row.environment] for prompt in prompts]
+    sampled = engine.generate(prompts, samples, temperature, limits, seed)
+    return [
+        Group(prompt, tuple(score_rollout(environments[prompt.row.environment], rollout) for rollout in rollouts))
+        for prompt, rollouts in zip(prompts, sampled, strict=True)
+    ]
 
 
 def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:
