@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cascade import parallel
 from cascade.atomic import commit_folder, is_complete, write_json
 from cascade.errors import EngineError
 from cascade.ports import Policy
+from cascade.types import SampledBatch
 
 LABEL = "made_by.json"  # identity and sharding, to be read before the engine's own files
 KEPT = 2  # checkpoints; the one before the last survives a disk that fails while the last is written
@@ -27,6 +28,7 @@ class StageState:
     wall_s: float  # seconds spent so far
     mixture: Mapping[str, Any]  # data cursor
     sharding: Mapping[str, Any]  # what has to be the same to go on
+    waiting: Sequence[SampledBatch] = ()  # sampled ahead, to be trained on next
 
 
 def save(policy: Policy, folder: Path, state: StageState) -> None:

@@ -93,6 +93,18 @@ class RolloutConfig:
 
 
 @dataclass(config=CLOSED)
+class TeachersConfig:
+    """What scores teachers, and the reference of a KL term."""
+
+    engine: Literal["local", "vllm_server"] = key(
+        "local", "local: in the training process, one teacher in memory at a time; vllm_server: vLLM servers"
+    )
+    replicas: Positive = key(1, "vllm_server: servers started; where teachers are more, they share them in turn")
+    urls: list[str] = key(list, "vllm_server: servers that run already, in place of `replicas`")
+    batch_sequences: Positive = key(64, "vllm_server: sequences that a server scores at once")
+
+
+@dataclass(config=CLOSED)
 class LaunchConfig:
     """How processes are started."""
 
@@ -248,6 +260,7 @@ class Recipe:
     model: ModelConfig = required("base model")
     policy: PolicyConfig = key(PolicyConfig, "the model in training")
     rollout: RolloutConfig = key(RolloutConfig, "the sampling engine")
+    teachers: TeachersConfig = key(TeachersConfig, "the scoring engine")
     launch: LaunchConfig = key(LaunchConfig, "processes")
     tracking: TrackingConfig = key(TrackingConfig, "where metrics go")
     evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")

@@ -34,6 +34,12 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
+def of_staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """How many versions before `version` the oldest token of each rollout was sampled."""
+    ages = [float(version - rollout.policy_version) for group in groups for rollout in group.rollouts]
+    return {"staleness/mean": statistics.fmean(ages), "staleness/max": max(ages)} if ages else {}
+
+
 def of_drops(dropped: Mapping[str, int]) -> dict[str, float]:
     """Rollouts that did not reach the loss, by reason."""
     return {f"dropped/{reason}": float(count) for reason, count in sorted(dropped.items())}

@@ -37,7 +37,7 @@ def _sft(policy: Policy, batch: PackedBatch) -> tuple[torch.Tensor, Sums]:
 
 def _grpo(policy: Policy, batch: PackedBatch, stage: RlStage) -> tuple[torch.Tensor, Sums]:
     log_probs, entropy = policy.log_probs(batch, stage.temperature)  # [B, T]
-    strict = stage.num_iterations == 1  # one update a batch: the current policy is the one that sampled
+    strict = stage.num_iterations == 1 and not stage.max_staleness  # the current policy is the one that sampled
     objective = clipped_objective(
         log_probs,
         log_probs.detach() if strict else batch.sampler_log_probs,

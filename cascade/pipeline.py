@@ -19,12 +19,13 @@ from cascade.identity import hash_of, stage_identity, versions
 from cascade.policy.export import CARD
 from cascade.ports import Environment
 from cascade.prompts import Renderer
-from cascade.recipe_checks import BASE, parents
 from cascade.run_folder import RunFolder, StageStatus
+from cascade.stage_graph import BASE, parents
 from cascade.stages.base import prepare_base
+from cascade.stages.engines import Engines
 from cascade.stages.evaluate import evaluate
 from cascade.stages.gates import check_gates, sentence
-from cascade.stages.train import StageJob, completion_limits, rollout_engine, thinking_modes, train_stage
+from cascade.stages.train import StageJob, completion_limits, thinking_modes, train_stage
 from cascade.teachers.model_card import model_card
 from cascade.teachers.registry import Registry
 from cascade.teachers.weights import weights_sha256
@@ -42,6 +43,7 @@ class Pipeline:
     run: RunFolder
     tokenizer: Any
     trackers: StageTrackers
+    engines: Engines
     trained: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what it trained
     effective: dict[str, Checkpoint] = field(default_factory=dict)  # stage -> what its children start from
     fingerprints: dict[str, str] = field(default_factory=dict)  # environment -> hash of its training rows
@@ -62,7 +64,9 @@ class Pipeline:
         data = parallel.on_first(lambda: self._fingerprint(name))
         by_domain = {domain: teacher.identity for domain, teacher in teachers.items()}
         identity = stage_identity(self.recipe, name, parent.identity, by_domain, data)
-        job = StageJob(name, self.recipe, self.run, identity, parent, teachers, self.environments, self.tokenizer)
+        job = StageJob(
+            name, self.recipe, self.run, identity, parent, teachers, self.environments, self.tokenizer, self.engines
+        )
         result = StageResult(name, stage.kind, identity, parents(self.recipe)[name], 0, 0.0, by_domain, {})
         known = parallel.on_first(lambda: self._finished(name, identity))
         if known is None:
@@ -182,7 +186,7 @@ class Pipeline:
             return known
         started = time.monotonic()
         self.trackers.say(f"{checkpoint.stage}  evaluating {len(self.environments)} environments")
-        engine = rollout_engine(self.recipe, self.run.path / checkpoint.path, self.tokenizer)
+        engine = self.engines.rollout(self.run.path / checkpoint.path)
         renderer = Renderer(self.environments, thinking_modes(self.recipe), self.tokenizer)
         scores = evaluate(engine, renderer, self.recipe.evaluation, completion_limits(self.recipe))
         wall_s = time.monotonic() - started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Collection
@@ -12,19 +11,15 @@ from cascade.config import MopdStage, Recipe, RlStage, SamplingStage, SftStage
 from cascade.errors import ConfigError
 from cascade.naming import nearest
 from cascade.origins import Origins
+from cascade.stage_graph import BASE, RESERVED, parents, stage_order
 from cascade.types import DOMAINS
-
-BASE = "base"
-"""The name of the model a recipe starts from, where a stage's `from` may say so."""
-
-RESERVED = (BASE, "best")
-"""What `from` and `teachers` say when they do not name a stage."""
 
 
 def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     """The stages in the order in which they run. Raises `ConfigError` for the first thing that cannot be."""
     _check_model(recipe, origins)
     _check_launch(recipe, origins)
+    _check_servers(recipe, origins)
     for name, environment in recipe.environments.items():
         _known(environment.domain, DOMAINS, f"environments.{name}.domain", "domain", origins)
     for name in recipe.stages:
@@ -33,54 +28,6 @@ def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     for name in order:
         _check_drops(recipe, name, origins)
     return order
-
-
-def parents(recipe: Recipe) -> dict[str, str]:
-    """stage -> the stage it starts from: the one written before it unless it says otherwise, `base` for the first."""
-    names = list(recipe.stages)
-    return {
-        name: recipe.stages[name].parent or (names[place - 1] if place else BASE) for place, name in enumerate(names)
-    }
-
-
-def stage_order(recipe: Recipe, origins: Origins) -> list[str]:
-    """Parents and named teachers first, else as written. Raises `ConfigError` naming the stages of a cycle."""
-    parent = parents(recipe)
-    done: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise _cycle(recipe, path[path.index(name) :], origins)
-        if name in done or name == BASE:
-            return
-        for needed in (parent[name], *named_teachers(recipe, name)):
-            visit(needed, (*path, name))
-        done.append(name)
-
-    for name in recipe.stages:
-        visit(name, ())
-    return done
-
-
-def _cycle(recipe: Recipe, stages: tuple[str, ...], origins: Origins) -> ConfigError:
-    needs = []
-    for name in stages:
-        stage = recipe.stages[name]
-        keys = ["from"] if stage.parent in stages else []
-        if isinstance(stage, MopdStage):
-            keys += [f"teachers.{domain}" for domain, teacher in stage.teachers.items() if teacher in stages]
-        needs += [f"`stages.{name}.{key}` in {origins.of(f'stages.{name}.{key}'.split('.'))}" for key in keys]
-    return ConfigError(
-        f"The stages need each other in a circle: {' <- '.join((*stages, stages[0]))}.",
-        f"Change one of {', '.join(needs)}.",
-    )
-
-
-def named_teachers(recipe: Recipe, name: str) -> list[str]:
-    """The stages that a distillation stage names as teachers."""
-    stage = recipe.stages[name]
-    chosen = stage.teachers.values() if isinstance(stage, MopdStage) else ()
-    return [teacher for teacher in chosen if teacher != "best"]
 
 
 def _check_model(recipe: Recipe, origins: Origins) -> None:
@@ -120,6 +67,31 @@ def _check_launch(recipe: Recipe, origins: Origins) -> None:
             f"`launch.processes` is {processes} in {where}, but a launcher has started {started}.",
             "Give both the same number, or leave the launching to that launcher with `launch=inline`.",
         )
+
+
+def _check_servers(recipe: Recipe, origins: Origins) -> None:
+    processes, rollout = recipe.launch.processes, recipe.rollout
+    if rollout.engine == "vllm_inprocess" and processes > 1:
+        raise ConfigError(
+            f"`rollout.engine` is vllm_inprocess in {origins.of(['rollout', 'engine'])}, which serves one process, but "
+            f"`launch.processes` is {processes}.",
+            "Use rollout=vllm_server, or one process.",
+        )
+    for section in ("rollout", "teachers"):
+        config = getattr(recipe, section)
+        if config.engine != "vllm_server" and (config.urls or config.replicas > 1):
+            key = "urls" if config.urls else "replicas"
+            raise ConfigError(
+                f"`{section}.{key}` in {origins.of([section, key])} does nothing: `{section}.engine` is "
+                f"{config.engine}, which has no servers.",
+                f"Use {section}=vllm_server, or remove it.",
+            )
+        if config.urls and config.replicas > 1:
+            raise ConfigError(
+                f"`{section}.replicas` in {origins.of([section, 'replicas'])} does nothing: `{section}.urls` names "
+                f"{len(config.urls)} servers that run already.",
+                "Remove one of the two.",
+            )
 
 
 def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
@@ -172,6 +144,19 @@ def _check_sampling(recipe: Recipe, name: str, stage: SamplingStage, origins: Or
     if isinstance(stage, (RlStage, MopdStage)) and stage.importance_low > stage.importance_high:
         where = origins.of(["stages", name, "importance_low"])
         raise ConfigError(f"`{at}.importance_low` in {where} is above `{at}.importance_high`.", "Exchange them.")
+    off_policy = stage.num_iterations > 1 or stage.max_staleness > 0
+    if isinstance(stage, RlStage) and stage.importance != "none" and off_policy:
+        raise ConfigError(
+            f"`{at}.importance` in {origins.of(['stages', name, 'importance'])} would weight twice: with "
+            "`num_iterations` above 1 or `max_staleness` above 0 the clipped ratio weights by pi_train / pi_inf.",
+            "Set `importance: none`.",
+        )
+    if isinstance(stage, MopdStage) and stage.importance == "none" and off_policy:
+        raise ConfigError(
+            f"`{at}.importance` is none in {origins.of(['stages', name, 'importance'])}, but the rollouts of the stage "
+            "are older than the policy.",
+            "Choose `gate`, or `max_staleness: 0` and `num_iterations: 1`.",
+        )
     longest = max(recipe.environments[environment].max_completion_length for environment in stage.mix)
     longest = min(longest, stage.max_completion_length or longest)
     if longest >= recipe.policy.row_tokens:
@@ -218,13 +203,3 @@ def _known(value: str, valid: Collection[str], at: str, what: str, origins: Orig
         where = origins.of(at.split("."))
         said = f"`{at}` in {where}" if key else f"`{at}` is `{value}` in {where}"
         raise ConfigError(f"{said}: there is no {what} `{value}` here.", nearest(value, valid, what))
-
-
-def resolved_keys(recipe: Recipe) -> dict[str, object]:
-    """The whole recipe as plain data, every default filled in, under the names that are typed."""
-    plain = dataclasses.asdict(recipe)
-    for name, parent in parents(recipe).items():
-        stage = plain["stages"][name]
-        del stage["parent"]
-        plain["stages"][name] = {"kind": stage.pop("kind"), "from": parent, **stage}
-    return plain

@@ -20,8 +20,9 @@ from cascade.errors import ConfigError
 from cascade.identity import versions
 from cascade.pipeline import Pipeline
 from cascade.ports import Environment
-from cascade.recipe_checks import parents, resolved_keys
 from cascade.run_folder import RunFolder, read_status
+from cascade.stage_graph import parents, resolved_keys
+from cascade.stages.engines import Engines
 from cascade.tracking.matrix import regression_matrix
 from cascade.tracking.report import write_report
 from cascade.tracking.stage import StageTrackers
@@ -36,9 +37,11 @@ def run_recipe(recipe: Recipe, order: list[str], environments: Mapping[str, Envi
         resolved = resolved_keys(recipe)
         parallel.on_first(lambda: _write_run(run, recipe, order, asked, resolved))
         trackers = StageTrackers(recipe, run, tokenizer, resolved)
+        engines = Engines(recipe, tokenizer, run.path / "rollout")
         try:
-            Pipeline(recipe, order, environments, run, tokenizer, trackers).execute()
+            Pipeline(recipe, order, environments, run, tokenizer, trackers, engines).execute()
         finally:
+            engines.close()
             trackers.close()
             if parallel.rank() == 0:
                 _summarise(run)

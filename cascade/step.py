@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,16 +10,15 @@ from typing import Literal
 import torch
 
 from cascade import metrics, parallel
-from cascade.algorithms.filtering import drop_failures, drop_without_signal, has_signal, penalise_overlong
 from cascade.algorithms.grpo import group_advantages
 from cascade.algorithms.losses import sequence_weights
 from cascade.config import MopdStage, PolicyConfig, RlStage, SamplingStage, SftStage
 from cascade.data.packing import pack
 from cascade.errors import DataError
 from cascade.objectives import Sums, micro_batch_loss
-from cascade.ports import Environment, Policy, RolloutEngine, TeacherScorer
+from cascade.ports import Policy, TeacherScorer
 from cascade.prompts import PromptSource
-from cascade.rollouts import collect_groups
+from cascade.sampling import Sampler
 from cascade.types import Group, Rollout, TrainingSequence
 
 REFERENCE = "reference"  # the name under which the teacher scorer holds the parent checkpoint, for the KL term
@@ -32,14 +29,11 @@ class Workers:
     """What a step works with. Every rank holds its own and makes the same calls."""
 
     policy: Policy
-    sampler: RolloutEngine | None  # None where a stage samples nothing
-    teachers: TeacherScorer
-    environments: Mapping[str, Environment]
     source: PromptSource
-    max_tokens: Mapping[str, int]  # environment -> completion tokens
+    sampler: Sampler | None  # None where a stage samples nothing
+    teachers: TeacherScorer
     packing: PolicyConfig
     pad_id: int
-    seed: int  # of the stage
 
 
 @dataclass(frozen=True)
@@ -58,13 +52,16 @@ def sft_step(work: Workers, stage: SftStage, learning_rate: float) -> StepOutcom
 
 def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_rate: float) -> StepOutcome:
     """One batch of rollouts and the optimiser steps on it: GRPO, or MOPD where a teacher fills the advantages."""
-    groups, seen, dropped = collect_signal(work, stage, step)
-    measured = {**metrics.of_groups(seen), **metrics.of_drops(dropped)}
-    rollouts = [rollout for group in seen for rollout in group.rollouts]
-    if not groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
+    if work.sampler is None:
+        raise TypeError("a stage that samples has no rollout engine")
+    collected = work.sampler.collect(work.policy, step)
+    measured = {**collected.published, **metrics.of_groups(collected.seen), **metrics.of_drops(collected.dropped)}
+    measured.update(metrics.of_staleness(collected.seen, step))
+    rollouts = [rollout for group in collected.seen for rollout in group.rollouts]
+    if not collected.groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
         nothing = {"loss": 0.0, "grad_norm": 0.0, "skipped": 1.0, "learning_rate": learning_rate}
         return StepOutcome({**measured, **nothing}, rollouts)
-    sequences = [sequence for group in groups for sequence in to_sequences(group, stage)]
+    sequences = [sequence for group in collected.groups for sequence in to_sequences(group, stage)]
     if isinstance(stage, MopdStage):
         sequences = add_teacher(work, stage, sequences)
     elif stage.kl_coef:
@@ -72,41 +69,6 @@ def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_
     for _ in range(stage.num_iterations):
         measured.update(update(work, stage, sequences, stage.loss_reduction, learning_rate))
     return StepOutcome(measured, rollouts)
-
-
-def collect_signal(
-    work: Workers, stage: RlStage | MopdStage, step: int
-) -> tuple[list[Group], list[Group], Counter[str]]:
-    """The step's groups, with new prompts drawn in place of those that dynamic filtering drops.
-
-    Returns the groups to train on, every group that was sampled, and the counts of dropped rollouts by reason.
-    """
-    if work.sampler is None:
-        raise TypeError("a stage that samples has no rollout engine")
-    refills = stage.max_refills if isinstance(stage, RlStage) and stage.dynamic_filtering else None
-    groups: list[Group] = []
-    seen: list[Group] = []
-    dropped: Counter[str] = Counter()
-    for attempt in range(1 + (refills or 0)):
-        prompts = work.source.draw(stage.prompts_per_step - len(groups))
-        fresh = collect_groups(
-            work.sampler,
-            work.environments,
-            prompts,
-            samples=stage.num_generations,
-            temperature=stage.temperature,
-            max_tokens=work.max_tokens,
-            seed=derived_seed(work.seed, step, attempt),
-        )
-        fresh = penalise_overlong(fresh) if stage.overlong_penalty else fresh
-        fresh = drop_failures(fresh, dropped)
-        seen += fresh
-        groups += drop_without_signal(fresh, dropped) if refills is not None else fresh
-        if len(groups) >= stage.prompts_per_step:
-            break
-    if isinstance(stage, RlStage) and not stage.kl_coef:
-        groups = groups if any(has_signal(group) for group in groups) else []
-    return groups, seen, dropped
 
 
 def to_sequences(group: Group, stage: RlStage | MopdStage) -> list[TrainingSequence]:
@@ -195,9 +157,3 @@ def update(
     signal = totals.pop("signal")
     engine = work.policy.step(learning_rate if signal > 0 else 0.0)  # no signal: no weight moves
     return {**metrics.of_tokens(totals), **engine, "skipped": float(signal == 0), "learning_rate": learning_rate}
-
-
-def derived_seed(*parts: object) -> int:
-    """A 63-bit seed from a name, e.g. `derived_seed(0, "if_rl")`; the same on every machine."""
-    digest = hashlib.blake2b("\x00".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -17,7 +17,7 @@ from cascade import config as schema
 from cascade.commands import checked_recipe
 from cascade.config import MopdStage, RlStage
 from cascade.errors import ConfigError
-from cascade.recipe_checks import parents
+from cascade.stage_graph import parents
 from tests.conftest import REPOSITORY, cascade, children_cpu_s
 
 SMOKE = str(REPOSITORY / "recipes" / "smoke.yaml")

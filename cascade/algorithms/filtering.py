@@ -45,6 +45,13 @@ def drop_failures(groups: Sequence[Group], dropped: Counter[str]) -> list[Group]
     return kept
 
 
+def drop_stale(groups: Sequence[Group], version: int, max_staleness: int, dropped: Counter[str]) -> list[Group]:
+    """Removes the groups of which some token was sampled more than `max_staleness` versions before `version`."""
+    kept = [g for g in groups if all(version - rollout.policy_version <= max_staleness for rollout in g.rollouts)]
+    dropped["stale"] += sum(len(group.rollouts) for group in groups) - sum(len(g.rollouts) for g in kept)
+    return kept
+
+
 def has_signal(group: Group) -> bool:
     """Whether the rewards of a group differ: a group of equal rewards has nothing to teach."""
     return len({rollout.reward for rollout in group.rollouts}) > 1

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cascade.config import MopdStage, Recipe, RlStage, SamplingStage, SftStage
-from cascade.recipe_checks import parents
+from cascade.config import (
+    MopdStage,
+    Recipe,
+    RlStage,
+    RolloutConfig,
+    SamplingStage,
+    SftStage,
+    TeachersConfig,
+)
+from cascade.stage_graph import parents
 
 
 def plan(recipe: Recipe, order: Sequence[str]) -> str:
@@ -22,6 +30,7 @@ def _lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:
         f"{recipe.launch.kind}, rows of {policy.row_tokens} tokens, {policy.rows_per_micro_batch} a micro-batch, "
         f"{'packed' if policy.packing else 'one document a row'}"
     )
+    yield f"rollouts: {_engine(recipe.rollout)}; teachers: {_engine(recipe.teachers)}"
     parent = parents(recipe)
     for place, name in enumerate(order, 1):
         yield ""
@@ -31,6 +40,14 @@ def _lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:
     yield from _evaluation_lines(recipe, order)
     yield f"files in {recipe.run_dir}/: recipe.yaml resolved.yaml environment.json stages.json registry.db report.html"
     yield "  stages/NAME/: status.json metrics.jsonl rollouts/ checkpoints/ model/ evaluation.json"
+
+
+def _engine(config: RolloutConfig | TeachersConfig) -> str:
+    if config.engine != "vllm_server":
+        return config.engine
+    servers = ", ".join(config.urls) or f"{config.replicas} server(s) started on the first node"
+    way = f", weights by {config.transport}" if isinstance(config, RolloutConfig) else ""
+    return f"{config.engine}, {servers}{way}"
 
 
 def _stage_lines(recipe: Recipe, name: str) -> Iterator[str]:
@@ -68,6 +85,8 @@ def _sampling_lines(recipe: Recipe, stage: SamplingStage) -> Iterator[str]:
         f"batch: {stage.prompts_per_step} prompts x {stage.num_generations} rollouts = {rollouts:,} a step{more}, "
         f"{rollouts // recipe.launch.processes:,} a process, at most {rollouts * tokens:,} sampled tokens a step"
     )
+    if stage.max_staleness:
+        yield f"rollouts at most {stage.max_staleness} version(s) old: sampled while earlier batches train"
 
 
 def _evaluation_lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from cascade.config import Recipe
 from cascade.identity import hash_of, versions
 from cascade.models.loading import build_model
 from cascade.policy.export import save_folder
-from cascade.recipe_checks import BASE
 from cascade.run_folder import RunFolder
+from cascade.stage_graph import BASE
 from cascade.teachers.weights import weights_sha256
 from cascade.types import Checkpoint
 

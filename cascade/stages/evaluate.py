@@ -12,7 +12,7 @@ from cascade.errors import EngineError
 from cascade.ports import RolloutEngine
 from cascade.prompts import Renderer
 from cascade.rollouts import collect_groups
-from cascade.step import derived_seed
+from cascade.seeds import derived_seed
 from cascade.types import Group, Split, SplitScore
 
 

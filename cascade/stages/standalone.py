@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -11,8 +12,9 @@ from cascade import parallel
 from cascade.config import Recipe
 from cascade.ports import Environment
 from cascade.prompts import Renderer
+from cascade.stages.engines import Engines
 from cascade.stages.evaluate import evaluate
-from cascade.stages.train import completion_limits, rollout_engine, thinking_modes
+from cascade.stages.train import completion_limits, thinking_modes
 from cascade.types import Scores, Split
 
 
@@ -22,6 +24,6 @@ def evaluate_checkpoint(
     """The scores of the Hugging Face folder `model` under the recipe's evaluation. Collective."""
     parallel.start(recipe.launch.threads)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    engine = rollout_engine(recipe, model, tokenizer)
     renderer = Renderer(environments, thinking_modes(recipe), tokenizer)
-    return evaluate(engine, renderer, recipe.evaluation, completion_limits(recipe), splits)
+    with closing(Engines(recipe, tokenizer, Path(recipe.run_dir) / "rollout")) as engines:
+        return evaluate(engines.rollout(model), renderer, recipe.evaluation, completion_limits(recipe), splits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.export import export_policy
 from cascade.ports import Environment
 from cascade.prompts import PromptSource, Renderer
-from cascade.rollout.hf import HfRolloutEngine
+from cascade.rollout.canary import Canary
 from cascade.run_folder import RunFolder
-from cascade.step import REFERENCE, StepOutcome, Workers, derived_seed, rollout_step, sft_step
+from cascade.sampling import Sampler
+from cascade.seeds import derived_seed
+from cascade.stages.engines import Engines
+from cascade.step import REFERENCE, StepOutcome, Workers, rollout_step, sft_step
 from cascade.teachers.probe import probe_teachers
-from cascade.teachers.scorer import LocalTeacherScorer
 from cascade.tracking.stage import StageTrackers
 from cascade.types import Checkpoint
 
@@ -39,6 +42,7 @@ class StageJob:
     teachers: Mapping[str, Checkpoint]  # domain -> teacher
     environments: Mapping[str, Environment]
     tokenizer: Any
+    engines: Engines
 
     @property
     def stage(self) -> Any:
@@ -70,21 +74,19 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     state = checkpoint.restore(policy, folder, job.identity, job.sharding)
     state = state or StageState(job.identity, 0, 0.0, work.source.mixture.state(), job.sharding)
     work.source.mixture.restore(state.mixture)
-    if work.sampler and state.step:
-        work.sampler.publish(policy, state.step)
     trackers.begin(job.name, stage.kind, stage.max_steps, state.step)
     started = time.monotonic() - state.wall_s
-    for step in range(state.step, stage.max_steps):
-        step_started = time.monotonic()
-        outcome = one_step(work, stage, step)
-        if work.sampler:
-            work.sampler.publish(policy, step + 1)
-        metrics = {**outcome.metrics, "step_time": time.monotonic() - step_started}
-        trackers.step(job.name, step + 1, metrics, outcome.rollouts)
-        now = time.monotonic() - started
-        state = StageState(job.identity, step + 1, now, work.source.mixture.state(), job.sharding)
-        if state.step % stage.save_steps == 0 and state.step < stage.max_steps:
-            checkpoint.save(policy, folder, state)
+    with work.sampler.begun(policy, state) if work.sampler else nullcontext():
+        for step in range(state.step, stage.max_steps):
+            step_started = time.monotonic()
+            outcome = one_step(work, stage, step)
+            metrics = {**outcome.metrics, "step_time": time.monotonic() - step_started}
+            trackers.step(job.name, step + 1, metrics, outcome.rollouts)
+            now = time.monotonic() - started
+            state = StageState(job.identity, step + 1, now, work.source.mixture.state(), job.sharding)
+            if state.step % stage.save_steps == 0 and state.step < stage.max_steps:
+                waiting = work.sampler.ahead.waiting() if work.sampler else ()
+                checkpoint.save(policy, folder, replace(state, waiting=waiting))
     card = {"identity": job.identity, "stage": job.name, "step": state.step, "wall_s": state.wall_s}
     export_policy(policy, job.run.model(job.name), job.tokenizer, card)
     policy.close()
@@ -105,13 +107,6 @@ def one_step(work: Workers, stage: Any, step: int) -> StepOutcome:
     if isinstance(stage, SftStage):
         return sft_step(work, stage, rate)
     return rollout_step(work, stage, step, rate)
-
-
-def rollout_engine(job_recipe: Recipe, path: str | Path, tokenizer: Any) -> HfRolloutEngine:
-    """The rollout engine that the recipe names, with the weights at `path`."""
-    engines = {"hf": HfRolloutEngine}
-    chosen = engines[job_recipe.rollout.engine]
-    return chosen(path, job_recipe.policy, tokenizer, batch_sequences=job_recipe.rollout.batch_sequences)
 
 
 def completion_limits(recipe: Recipe, limit: int | None = None) -> dict[str, int]:
@@ -140,15 +135,24 @@ def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
         recipe.policy.row_tokens,
         teachers,
     )
-    sampling = not isinstance(stage, SftStage)
     return Workers(
         policy=policy,
-        sampler=rollout_engine(recipe, job.folder(job.parent), job.tokenizer) if sampling else None,
-        teachers=LocalTeacherScorer(folders, recipe.policy, pad_id),
-        environments=job.environments,
         source=source,
-        max_tokens=completion_limits(recipe, stage.max_completion_length if sampling else None),
+        sampler=None if isinstance(stage, SftStage) else _sampler(job, source, seed),
+        teachers=job.engines.teachers(folders, pad_id),
         packing=recipe.policy,
         pad_id=pad_id,
+    )
+
+
+def _sampler(job: StageJob, source: PromptSource, seed: int) -> Sampler:
+    rollout = job.recipe.rollout
+    return Sampler(
+        engine=job.engines.rollout(job.folder(job.parent)),
+        environments=job.environments,
+        source=source,
+        max_tokens=completion_limits(job.recipe, job.stage.max_completion_length),
+        stage=job.stage,
         seed=seed,
+        canary=Canary.of(job.recipe, job.tokenizer) if rollout.canary_every else None,
     )

@@ -1,0 +1,67 @@
+"""The engines of a run besides the policy: made when first asked for, shared by all stages, freed at its end."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cascade.config import Recipe
+from cascade.errors import EngineError
+from cascade.ports import RolloutEngine, TeacherScorer
+
+
+@dataclass
+class Engines:
+    """What samples and what scores. Every rank holds one."""
+
+    recipe: Recipe
+    tokenizer: Any
+    folder: Path  # for logs and for copies of weights
+    _rollout: RolloutEngine | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Raises `EngineError` when an engine that the recipe asks for is not installed: before any compute."""
+        for asked in (self.recipe.rollout, self.recipe.teachers):
+            starts_vllm = asked.engine.startswith("vllm") and not asked.urls
+            if starts_vllm and importlib.util.find_spec("vllm") is None:
+                raise EngineError(
+                    f"The recipe asks for {asked.engine}, but vLLM is not installed.",
+                    "On a CPU: `make vllm`. On GPUs: `pip install vllm`. Or choose `rollout=hf` and `teachers=local`.",
+                )
+
+    def rollout(self, weights: Path) -> RolloutEngine:
+        """The rollout engine of the recipe with the weights of a Hugging Face folder. Collective."""
+        self._rollout = self._rollout or rollout_engine(self.recipe, self.tokenizer, self.folder)
+        self._rollout.load(weights)
+        return self._rollout
+
+    def teachers(self, folders: Mapping[str, Path], pad_id: int) -> TeacherScorer:
+        """The scorer of a stage's teachers. `folders`: identity -> Hugging Face folder."""
+        from cascade.teachers.scorer import LocalTeacherScorer
+
+        return LocalTeacherScorer(folders, self.recipe.policy, pad_id)
+
+    def close(self) -> None:
+        """Frees everything."""
+        if self._rollout:
+            self._rollout.close()
+
+
+def rollout_engine(recipe: Recipe, tokenizer: Any, folder: Path) -> RolloutEngine:
+    """The rollout engine that the recipe names, without weights yet. No engine stands in for another."""
+    match recipe.rollout.engine:
+        case "hf":
+            from cascade.rollout.hf import HfRolloutEngine
+
+            return HfRolloutEngine(recipe.policy, recipe.rollout, tokenizer)
+        case "vllm_inprocess":
+            from cascade.rollout.vllm_inprocess import VllmInProcessEngine
+
+            return VllmInProcessEngine(recipe.policy, recipe.rollout, tokenizer)
+        case "vllm_server":
+            from cascade.rollout.vllm_server import VllmServerEngine
+
+            return VllmServerEngine(recipe.policy, recipe.rollout, tokenizer, folder)
