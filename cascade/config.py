@@ -86,7 +86,7 @@ class RolloutConfig:
     restart_copy_every: Positive = key(1, "vllm_server: publishes between the copies a dead replica restarts from")
     request_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of one request; then another replica gets it")
     start_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of a replica's start")
-    canary_every: NonNegative = key(1, "publishes between proofs that the engine has the policy's weights; 0: none")
+    canary_every: NonNegative = key(10, "publishes between proofs that the engine has the policy's weights; 0: none")
     canary_threshold: PositiveFloat | None = key(
         None, "mean |log pi_train - log pi_inf| that stops the run, nats; default: 1e-4 in fp32, 0.15 in bf16"
     )

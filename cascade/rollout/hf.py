@@ -2,178 +2,185 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig
 
 from cascade import parallel
-from cascade.config import PolicyConfig
-from cascade.data.chat import completion_text
+from cascade.config import PolicyConfig, RolloutConfig
+from cascade.data.scoring import score_sequences
 from cascade.errors import EngineError
-from cascade.models.loading import has_recurrent_layers, load_model
+from cascade.models.loading import load_model
+from cascade.models.logprobs import LogProbModel
 from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
-from cascade.rollout.noise import gumbel_noise, rollout_key
-from cascade.types import Prompt, Rollout, VersionSpan
+from cascade.rollout.claims import Claims
+from cascade.rollout.copying import take_over
+from cascade.rollout.decoding import Draw, decode
+from cascade.rollout.fresh import by_prompt, context, fresh_rollouts, grown
+from cascade.rollout.noise import rollout_key
+from cascade.types import Prompt, Rollout, TrainingSequence, VersionSpan
 
-
-class SeededChoice(LogitsProcessor):
-    """Turns greedy decoding into seeded sampling, and keeps the log-prob of what it makes the decoder choose."""
-
-    def __init__(self, keys: torch.Tensor, temperature: float) -> None:
-        self.keys = keys  # [B] int64
-        self.temperature = temperature
-        self.log_probs: list[torch.Tensor] = []  # per position, [B] float32 nats
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """[B, V] logits -> [B, V] perturbed logits whose argmax is the sample."""
-        logits = scores.float() / (self.temperature or 1.0)
-        perturbed = logits
-        if self.temperature:
-            perturbed = logits + gumbel_noise(self.keys, len(self.log_probs), logits.shape[1])
-        chosen = perturbed.argmax(1, keepdim=True)
-        self.log_probs.append(logits.log_softmax(1).gather(1, chosen).squeeze(1))
-        return perturbed  # type: ignore[return-value]
-
-
-class OwnLimit(StoppingCriteria):
-    """Ends every row of a batch at its own number of tokens."""
-
-    def __init__(self, limits: torch.Tensor, prompt_tokens: int) -> None:
-        self.last = limits + prompt_tokens  # [B] int64
-
-    def __call__(  # type: ignore[override]
-        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
-    ) -> torch.BoolTensor:
-        """[B]: which rows are full."""
-        return self.last <= input_ids.shape[1]  # type: ignore[return-value]
+MIB = 2**20
 
 
 class HfRolloutEngine:
-    """Implements `ports.RolloutEngine`."""
+    """Implements `ports.RolloutEngine`.
 
-    def __init__(self, path: str | Path, config: PolicyConfig, tokenizer: Any, *, batch_sequences: int) -> None:
-        """Loads the checkpoint at `path`; its weights are version 0 until something is published."""
-        self.model = load_model(path, config).to(parallel.device()).eval()
+    A thread that samples is stopped after a token when another one publishes, scores or loads; then it goes on from
+    the tokens it has, whose keys and values it computes anew. Before `load` and after `close` everything but these
+    two raises `EngineError`.
+    """
+
+    def __init__(self, policy: PolicyConfig, rollout: RolloutConfig, tokenizer: Any) -> None:
+        """Holds no weights yet."""
+        self.config = policy
+        self.batch_sequences = rollout.batch_sequences
         self.tokenizer = tokenizer
-        self.batch_sequences = batch_sequences
-        self.stop_ids = stop_ids(self.model, tokenizer)
-        self.model.generation_config = GenerationConfig()  # else the folder's repetition penalty would act, unseen
-        self.version = 0
+        self.model: Any = None
+        self.stop_ids: list[int] = []
+        self.claims = Claims()
+        self._version = 0
+        self._started = False
+        self._whole = False  # not while nor after weights are copied in part
+
+    @property
+    def version(self) -> int:
+        """See `ports.RolloutEngine`."""
+        self._require_started()
+        return self._version
+
+    def load(self, folder: Path) -> None:
+        """See `ports.RolloutEngine`. The model it has is freed first; rollouts in progress go on with the new one."""
+        with self.claims.alone("load"):
+            self._free()
+            model = load_model(folder, self.config).to(parallel.device()).eval()
+            self.stop_ids = stop_ids(model, self.tokenizer)
+            model.generation_config = GenerationConfig()  # else the folder's repetition penalty would act, unseen
+            self.model, self._version, self._started, self._whole = model, 0, True, True
 
     @torch.no_grad()
-    def publish(self, policy: Policy, version: int) -> None:
-        """See `ports.RolloutEngine`. Raises `EngineError` unless every tensor is published exactly once."""
-        own = self.model.state_dict(keep_vars=True)
-        waiting = {tensor.data_ptr() for tensor in own.values()}  # by storage: tied tensors are published once
-        for name, tensor in policy.weights():
-            if name not in own:
-                raise EngineError(f"The policy publishes {name}, which the rollout engine lacks.", "Check both models.")
-            if own[name].shape != tensor.shape:  # `copy_` would broadcast
-                shapes = f"{tuple(tensor.shape)}, the rollout engine's is {tuple(own[name].shape)}"
-                raise EngineError(f"The policy's {name} is {shapes}.", "Check both models.")
-            own[name].copy_(tensor)
-            waiting.discard(own[name].data_ptr())
-        if waiting:
-            left = [name for name, tensor in own.items() if tensor.data_ptr() in waiting]
-            raise EngineError(f"The policy did not publish {', '.join(left[:3])}.", "Check both models.")
-        self.version = version
+    def publish(self, policy: Policy, version: int) -> Mapping[str, float]:
+        """See `ports.RolloutEngine`; `publish/seconds` includes the wait for the token being sampled.
+
+        Raises `EngineError` where `take_over` does. The weights are then a mixture of two versions, and nothing
+        samples or scores with them before a publish or load that succeeds.
+        """
+        started = time.monotonic()
+        with self.claims.alone("publish"):
+            if self.model is None:
+                self._require_whole()
+            self._whole = False
+            moved = take_over(self.model, policy)
+            self._version, self._whole = version, True
+        return {"publish/seconds": time.monotonic() - started, "publish/mib": moved / MIB}
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
     ) -> list[list[Rollout]]:
         """See `ports.RolloutEngine`."""
-        wanted = [
-            (prompt, sample, limit)
-            for prompt, limit in zip(prompts, max_tokens, strict=True)
-            for sample in range(samples)
-        ]
-        # Alike in limit and length: short answers do not wait for long ones, and there is little left padding.
-        alike = sorted(range(len(wanted)), key=lambda i: (wanted[i][2], len(wanted[i][0].token_ids)))
-        done: dict[int, Rollout] = {}
-        for start in range(0, len(wanted), self.batch_sequences):
-            chosen = alike[start : start + self.batch_sequences]
-            rollouts = self._generate_batch([wanted[i] for i in chosen], temperature, seed)
-            done.update(zip(chosen, rollouts, strict=True))
-        ordered = iter(done[i] for i in range(len(wanted)))
-        return [list(itertools.islice(ordered, samples)) for _ in prompts]
+        limits = [limit for _, limit in zip(prompts, max_tokens, strict=True) for _ in range(samples)]
+        return by_prompt(self.extend(fresh_rollouts(prompts, samples), temperature, limits, seed), samples)
 
-    @torch.no_grad()
-    def _generate_batch(
-        self, wanted: Sequence[tuple[Prompt, int, int]], temperature: float, seed: int
+    def extend(
+        self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int
     ) -> list[Rollout]:
-        keys = torch.tensor([rollout_key(seed, prompt.row.id, sample) for prompt, sample, _ in wanted])
-        choice = SeededChoice(keys.to(parallel.device()), temperature)
-        limits = torch.tensor([limit for _, _, limit in wanted], device=parallel.device())
-        ids, mask = self._left_padded([prompt.token_ids for prompt, _, _ in wanted])
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=int(limits.max()), eos_token_id=self.stop_ids, pad_token_id=self.stop_ids[0]
-        )
-        output = self.model.generate(
-            ids,
-            attention_mask=mask,
-            past_key_values=self._shared_prefix(wanted, ids, mask),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([choice]),
-            stopping_criteria=StoppingCriteriaList([OwnLimit(limits, ids.shape[1])]),
-        )
-        completions = output[:, ids.shape[1] :].tolist()
-        log_probs = torch.stack(choice.log_probs, 1).tolist()
-        return [
-            self._rollout(prompt, sample, completion[:limit], row)
-            for (prompt, sample, limit), completion, row in zip(wanted, completions, log_probs, strict=True)
-        ]
+        """See `ports.RolloutEngine`."""
+        self._require_started()
+        aborts = self.claims.aborts
+        left = [limit - len(rollout.token_ids) for rollout, limit in zip(rollouts, max_tokens, strict=True)]
+        done = [_ended(rollout, more) for rollout, more in zip(rollouts, left, strict=True)]
+        waiting = [i for i, rollout in enumerate(done) if rollout.finish_reason == "abort"]
+        # Alike in limit and length: short answers do not wait for long ones, and there is little left padding.
+        alike = sorted(waiting, key=lambda i: (left[i], len(context(rollouts[i]))))
+        for start in range(0, len(alike), self.batch_sequences):
+            chosen = alike[start : start + self.batch_sequences]
+            limits = [max_tokens[i] for i in chosen]
+            batch = self._extend_batch([rollouts[i] for i in chosen], temperature, limits, seed, aborts)
+            for i, rollout in zip(chosen, batch, strict=True):
+                done[i] = rollout
+        return done
 
-    def _shared_prefix(
-        self, wanted: Sequence[tuple[Prompt, int, int]], ids: torch.Tensor, mask: torch.Tensor
-    ) -> DynamicCache | None:
-        """Keys and values of the prompts but their last tokens: computed once a prompt, repeated for its samples.
+    def score(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
+        """See `ports.RolloutEngine`."""
+        with self.claims.alone("score"):
+            self._require_whole()
+            model = LogProbModel(self.model, self.config.log_prob_chunk)
+            return score_sequences(
+                lambda batch: model(batch.input_ids, batch.position_ids, batch.loss_mask, temperature)[0],
+                sequences,
+                self.config,
+                self.stop_ids[0],
+            )
 
-        None where every row has a prompt of its own, and for models whose layers carry a recurrent state.
-        """
-        first: dict[str, int] = {}
-        owners = [first.setdefault(prompt.row.id, len(first)) for prompt, _, _ in wanted]
-        if len(first) == len(wanted) or has_recurrent_layers(self.model.config):
-            return None
-        rows = torch.tensor([owners.index(owner) for owner in range(len(first))], device=ids.device)  # [prompts]
-        seen = mask[rows, :-1]
-        cache = DynamicCache(config=self.model.config)
-        self.model.base_model(
-            input_ids=ids[rows, :-1],
-            attention_mask=seen,
-            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.batch_select_indices(torch.tensor(owners, device=ids.device))
-        return cache
+    def pause(self) -> None:
+        """See `ports.RolloutEngine`. Returns when the token being sampled is."""
+        self._require_started()
+        self.claims.pause()
 
-    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[self.stop_ids[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        return ids.to(parallel.device()), mask.to(parallel.device())
+    def resume(self) -> None:
+        """See `ports.RolloutEngine`."""
+        self._require_started()
+        self.claims.resume()
 
-    def _rollout(self, prompt: Prompt, sample: int, completion: list[int], log_probs: list[float]) -> Rollout:
-        end = next((i + 1 for i, token in enumerate(completion) if token in self.stop_ids), None)
-        kept = completion[:end]
-        return Rollout(
-            prompt=prompt,
-            index=sample,
-            token_ids=tuple(kept),
-            sampler_log_probs=tuple(log_probs[: len(kept)]),
-            versions=(VersionSpan(self.version, len(kept)),),
-            finish_reason="stop" if end is not None else "length",
-            text=completion_text(self.tokenizer, kept),
-        )
+    def abort(self) -> None:
+        """See `ports.RolloutEngine`."""
+        self._require_started()
+        self.claims.abort()
+
+    def close(self) -> None:
+        """See `ports.RolloutEngine`. Ends what is in progress."""
+        self.claims.abort()
+        with self.claims.alone("close"):
+            self._free()
+            self._started = False
+        self.claims.resume()
+
+    def _extend_batch(
+        self, rollouts: Sequence[Rollout], temperature: float, limits: Sequence[int], seed: int, aborts: int
+    ) -> list[Rollout]:
+        """The rollouts finished, over as many passes as they are interrupted; or as they are after an `abort`."""
+        batch = list(rollouts)
+        while unfinished := [i for i, rollout in enumerate(batch) if rollout.finish_reason == "abort"]:
+            with self.claims.sampling(aborts) as granted:
+                if not granted:
+                    break
+                self._require_whole()
+                draws = [self._draw(batch[i], limits[i], seed) for i in unfinished]
+                drawn = decode(self.model, draws, temperature, self.stop_ids, lambda: self.claims.interrupted(aborts))
+                version = self._version
+            for i, new in zip(unfinished, drawn, strict=True):
+                span = VersionSpan(version, len(new.token_ids))
+                batch[i] = grown(batch[i], new.token_ids, new.log_probs, [span], new.finish_reason, self.tokenizer)
+        return batch
+
+    def _draw(self, rollout: Rollout, limit: int, seed: int) -> Draw:
+        key = rollout_key(seed, rollout.prompt.row.id, rollout.index)
+        position = len(rollout.token_ids)
+        return Draw(context(rollout), key, position, limit - position)
+
+    def _free(self) -> None:
+        self.model, self._whole = None, False
+
+    def _require_started(self) -> None:
+        if not self._started:
+            raise EngineError("The rollout engine has no weights.", "Call `load` first.")
+
+    def _require_whole(self) -> None:
+        self._require_started()
+        if not self._whole:
+            raise EngineError(
+                "The rollout engine's weights are incomplete: the last load or publish failed.",
+                "See that error; load a checkpoint or publish again.",
+            )
+
+
+def _ended(rollout: Rollout, left: int) -> Rollout:
+    """An unfinished rollout that may not grow is finished: its limit is its length."""
+    unfinished = rollout.finish_reason == "abort"
+    return dataclasses.replace(rollout, finish_reason="length") if unfinished and left <= 0 else rollout

@@ -22,18 +22,18 @@ def rollout_key(seed: int, row_id: str, sample: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def gumbel_noise(keys: torch.Tensor, position: int, vocabulary: int) -> torch.Tensor:
+def gumbel_noise(keys: torch.Tensor, positions: torch.Tensor | int, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise.
 
     Args:
         keys: [B] int64, one a rollout.
-        position: index of the token in its completion, from 0.
+        positions: index of the token in its completion, from 0; [B] int64, or one for all.
         vocabulary: V.
 
     Returns:
         [B, V] float32.
     """
-    at = _splitmix(keys + torch.full_like(keys, position) * _GOLDEN)  # [B]
+    at = _splitmix(keys + (torch.zeros_like(keys) + positions) * _GOLDEN)  # [B]
     entries = torch.arange(1, vocabulary + 1, dtype=torch.int64, device=keys.device) * _GOLDEN  # [V]
     bits = _splitmix(at.unsqueeze(1) + entries)  # [B, V]
     uniform = (_shift(bits, 40).double() + 0.5) / 2**24  # 24 bits, strictly inside (0, 1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cascade.config import Recipe
 from cascade.errors import EngineError
 from cascade.ports import RolloutEngine, TeacherScorer
+from cascade.teachers.served import ServedTeacherScorer, Station
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Engines:
     tokenizer: Any
     folder: Path  # for logs and for copies of weights
     _rollout: RolloutEngine | None = field(default=None, init=False)
+    _stations: Sequence[Station] = field(default=(), init=False)  # servers of teachers
 
     def __post_init__(self) -> None:
         """Raises `EngineError` when an engine that the recipe asks for is not installed: before any compute."""
@@ -40,14 +42,19 @@ class Engines:
 
     def teachers(self, folders: Mapping[str, Path], pad_id: int) -> TeacherScorer:
         """The scorer of a stage's teachers. `folders`: identity -> Hugging Face folder."""
-        from cascade.teachers.scorer import LocalTeacherScorer
+        config = self.recipe.teachers
+        if config.engine == "local":
+            from cascade.teachers.scorer import LocalTeacherScorer
 
-        return LocalTeacherScorer(folders, self.recipe.policy, pad_id)
+            return LocalTeacherScorer(folders, self.recipe.policy, pad_id)
+        self._stations = self._stations or teacher_stations(self.recipe, self.tokenizer, self.folder)
+        return ServedTeacherScorer(folders, self._stations, config.batch_sequences)
 
     def close(self) -> None:
         """Frees everything."""
-        if self._rollout:
-            self._rollout.close()
+        for engine in (self._rollout, *(station.engine for station in self._stations)):
+            if engine:
+                engine.close()
 
 
 def rollout_engine(recipe: Recipe, tokenizer: Any, folder: Path) -> RolloutEngine:
@@ -65,3 +72,17 @@ def rollout_engine(recipe: Recipe, tokenizer: Any, folder: Path) -> RolloutEngin
             from cascade.rollout.vllm_server import VllmServerEngine
 
             return VllmServerEngine(recipe.policy, recipe.rollout, tokenizer, folder)
+
+
+def teacher_stations(recipe: Recipe, tokenizer: Any, folder: Path) -> list[Station]:
+    """One station a server; the servers are those of rollouts in all but their number and place."""
+    from cascade.rollout.vllm_server import VllmServerEngine
+
+    config = recipe.teachers
+    each = [replace(recipe.rollout, replicas=1, urls=[url]) for url in config.urls]
+    each = each or [replace(recipe.rollout, replicas=1, urls=[])] * config.replicas
+    folders = (folder / f"teachers_{number}" for number in range(len(each)))
+    return [
+        Station(VllmServerEngine(recipe.policy, one, tokenizer, place))
+        for one, place in zip(each, folders, strict=True)
+    ]

@@ -146,7 +146,6 @@ def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
 
 
 def _sampler(job: StageJob, source: PromptSource, seed: int) -> Sampler:
-    rollout = job.recipe.rollout
     return Sampler(
         engine=job.engines.rollout(job.folder(job.parent)),
         environments=job.environments,
@@ -154,5 +153,5 @@ def _sampler(job: StageJob, source: PromptSource, seed: int) -> Sampler:
         max_tokens=completion_limits(job.recipe, job.stage.max_completion_length),
         stage=job.stage,
         seed=seed,
-        canary=Canary.of(job.recipe, job.tokenizer) if rollout.canary_every else None,
+        canary=Canary.of(job.recipe, job.tokenizer) if job.recipe.rollout.canary_every else None,
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from cascade import parallel
 from cascade.config import PolicyConfig
-from cascade.data.packing import pack
+from cascade.data.scoring import score_sequences, whole_batches
 from cascade.errors import EngineError
 from cascade.models.loading import load_model
 from cascade.models.logprobs import LogProbModel
-from cascade.types import PackedBatch, TrainingSequence
+from cascade.types import TrainingSequence
 
 
 class LocalTeacherScorer:
@@ -26,18 +26,20 @@ class LocalTeacherScorer:
         self.pad_id = pad_id
         self._resident: tuple[str, LogProbModel] | None = None
 
+    def order(self, teachers: Sequence[str]) -> list[str]:
+        """See `ports.TeacherScorer`."""
+        resident = self._resident[0] if self._resident else None
+        return sorted(teachers, key=lambda teacher: (teacher != resident, teacher))
+
     def score(self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
         """See `ports.TeacherScorer`."""
         model = self._load(teacher)
-        scores = [[0.0] * len(sequence.token_ids) for sequence in sequences]
-        for batch in self._batches(sequences):
-            with torch.no_grad():
-                log_probs, _ = model(batch.input_ids, batch.position_ids, batch.loss_mask, temperature)
-            at = batch.loss_mask.bool()
-            places = zip(batch.sequence_index[at].tolist(), batch.position_ids[at].tolist(), strict=True)
-            for (sequence, position), value in zip(places, log_probs[at].tolist(), strict=True):
-                scores[sequence][position] = value
-        return scores
+        return score_sequences(
+            lambda batch: model(batch.input_ids, batch.position_ids, batch.loss_mask, temperature)[0],
+            sequences,
+            self.config,
+            self.pad_id,
+        )
 
     def top_k(
         self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float, k: int
@@ -46,7 +48,7 @@ class LocalTeacherScorer:
         model = self._load(teacher)
         ids = [torch.zeros(sequence.loss_tokens, k, dtype=torch.int64) for sequence in sequences]
         values = [torch.zeros(sequence.loss_tokens, k) for sequence in sequences]
-        for batch in self._batches(sequences):
+        for batch in whole_batches(sequences, self.config, self.pad_id):
             with torch.no_grad():
                 hidden = model.hidden_states(batch.input_ids, batch.position_ids)
             chosen = batch.loss_mask[:, 1:].bool()
@@ -55,19 +57,6 @@ class LocalTeacherScorer:
             for owner in owners.unique().tolist():
                 ids[owner], values[owner] = top_ids[owners == owner].cpu(), top_values[owners == owner].cpu()
         return list(zip(ids, values, strict=True))
-
-    def _batches(self, sequences: Sequence[TrainingSequence]) -> Iterator[PackedBatch]:
-        batches = pack(
-            sequences,
-            [1.0] * len(sequences),
-            row_tokens=self.config.row_tokens,
-            rows_per_batch=self.config.rows_per_micro_batch,
-            ranks=1,
-            rank=0,
-            pad_id=self.pad_id,
-            one_per_row=not self.config.packing,
-        )
-        return (batch.to(parallel.device()) for batch in batches)
 
     def _load(self, teacher: str) -> LogProbModel:
         """The teacher's model; whoever was resident before leaves first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cascade.config import PolicyConfig
+from cascade.config import RolloutConfig
 from cascade.errors import EngineError
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.export import export_policy
-from cascade.rollout.hf import HfRolloutEngine
-from cascade.types import Prompt, Rollout, Row, TrainingSequence
+from cascade.rollout.fresh import fresh_rollouts
+from cascade.types import TrainingSequence
+from tests.rollout.embedded import KINDS, Engine, by_name, engine, flat, prompts
 from tests.tiny_models import TOKENIZER, batches, policy_config, sequences, sft_stage, write_model
 
-KINDS = ("qwen3_moe", "nemotron_h", "llama")
 END = 1
 
 
@@ -29,36 +30,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     """Kind -> a folder with an untrained model."""
     root = tmp_path_factory.mktemp("models")
     return lambda kind: root / kind if (root / kind).exists() else write_model(root / kind, kind)
-
-
-class Engine(HfRolloutEngine):
-    """With one limit for all prompts."""
-
-    def sample(
-        self, asked: list[Prompt], samples: int, temperature: float, max_tokens: int, seed: int
-    ) -> list[list[Rollout]]:
-        return self.generate(asked, samples, temperature, [max_tokens] * len(asked), seed)
-
-
-def engine(folder: Path, kind: str, batch_sequences: int = 64) -> Engine:
-    return Engine(folder, policy_config(kind), TOKENIZER, batch_sequences=batch_sequences)
-
-
-def prompts(count: int = 9) -> list[Prompt]:
-    """Of 2 to 14 tokens."""
-    rng = random.Random(0)
-    return [
-        Prompt(Row(f"row{i}", "math", "addition", {}), tuple(rng.randrange(2, 40) for _ in range(2 + (5 * i) % 13)))
-        for i in range(count)
-    ]
-
-
-def flat(groups: list[list[Rollout]]) -> list[Rollout]:
-    return [rollout for group in groups for rollout in group]
-
-
-def by_name(groups: list[list[Rollout]]) -> dict[tuple[str, int], Rollout]:
-    return {(rollout.prompt.row.id, rollout.index): rollout for rollout in flat(groups)}
 
 
 @pytest.mark.parametrize("temperature", (1.0, 0.0))
@@ -243,6 +214,13 @@ def test_publishing_too_little_or_too_much_is_an_error(model_folder: Callable[[s
     with pytest.raises(EngineError, match=r"publishes .*layers.9.weight, which the rollout"):
         sampler.publish(policy, 2)
     assert sampler.version == 1
+    with pytest.raises(EngineError, match="last load or publish failed"):  # a mixture of two versions
+        sampler.sample(prompts(), 1, 1.0, 3, 5)
+    with pytest.raises(EngineError, match="last load or publish failed"):
+        sampler.score(sequences(2), 1.0)
+    policy = Published(whole)
+    sampler.publish(policy, 3)
+    assert {r.policy_version for r in flat(sampler.sample(prompts(), 1, 1.0, 3, 5))} == {3}
 
 
 def test_a_tensor_of_another_shape_is_refused(model_folder: Callable[[str], Path]) -> None:
@@ -254,8 +232,106 @@ def test_a_tensor_of_another_shape_is_refused(model_folder: Callable[[str], Path
 
 
 def test_bf16_policies_have_bf16_samplers(model_folder: Callable[[str], Path]) -> None:
-    config = PolicyConfig(dtype="bf16")
-    sampler = Engine(model_folder("qwen3_moe"), config, TOKENIZER, batch_sequences=64)
+    sampler = engine(model_folder("qwen3_moe"), "qwen3_moe", dtype="bf16")
     assert sampler.model.dtype == torch.bfloat16
     rollouts = flat(sampler.sample(prompts(), 2, 1.0, 12, 5))
     assert all(value <= 0 for rollout in rollouts for value in rollout.sampler_log_probs)
+
+
+def test_publishing_says_how_much_it_moved(model_folder: Callable[[str], Path]) -> None:
+    sampler = engine(model_folder("llama"), "llama")
+    whole = {name: tensor.clone() for name, tensor in sampler.model.named_parameters()}
+    policy: Any = Published(whole)
+    metrics = sampler.publish(policy, 1)
+    assert metrics["publish/mib"] == pytest.approx(sum(4 * tensor.numel() for tensor in whole.values()) / 2**20)
+    assert 0 < metrics["publish/seconds"] < 60
+
+
+@pytest.mark.parametrize("temperature", (1.0, 0.7))
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_the_log_probs_of_sampling(
+    model_folder: Callable[[str], Path], kind: str, temperature: float
+) -> None:
+    sampler = engine(model_folder(kind), kind)
+    rollouts = flat(sampler.sample(prompts(), 2, temperature, 12, 5))
+    documents = [
+        TrainingSequence(r.prompt.token_ids + r.token_ids, (0,) * len(r.prompt.token_ids) + (1,) * len(r.token_ids))
+        for r in rollouts
+    ]
+    for rollout, scores in zip(rollouts, sampler.score(documents, temperature), strict=True):
+        before = len(rollout.prompt.token_ids)
+        assert scores[:before] == [0.0] * before
+        assert scores[before:] == pytest.approx(rollout.sampler_log_probs, abs=1e-5)
+    assert sampler.score([], temperature) == []
+
+
+def calls(sampler: Engine) -> dict[str, Callable[[], object]]:
+    """Everything that needs weights."""
+    policy: Any = Published({})
+    rollouts = fresh_rollouts(prompts(1), 1)
+    return {
+        "version": lambda: sampler.version,
+        "publish": lambda: sampler.publish(policy, 1),
+        "generate": lambda: sampler.generate(prompts(1), 1, 1.0, [3], 5),
+        "extend": lambda: sampler.extend(rollouts, 1.0, [3], 5),
+        "score": lambda: sampler.score(sequences(1), 1.0),
+        "pause": sampler.pause,
+        "resume": sampler.resume,
+        "abort": sampler.abort,
+    }
+
+
+def test_without_weights_there_is_nothing_to_do(model_folder: Callable[[str], Path]) -> None:
+    sampler = Engine(policy_config("llama"), RolloutConfig(), TOKENIZER)
+    sampler.close()
+    for when in ("before load", "after close"):
+        for name, call in calls(sampler).items():
+            with pytest.raises(EngineError, match="no weights"):
+                pytest.fail(f"{name} {when} returned {call()}")
+        sampler.load(model_folder("llama"))
+        assert sampler.version == 0
+        sampler.pause()
+        sampler.close()
+        sampler.close()
+    sampler.load(model_folder("llama"))
+    assert len(flat(sampler.sample(prompts(), 1, 1.0, 3, 5))) == 9  # nor is it paused still
+
+
+def test_loading_frees_the_model_before_it(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cascade.rollout.hf as module
+
+    sampler = engine(model_folder("llama"), "llama")
+    policy: Any = Published({name: tensor.clone() for name, tensor in sampler.model.named_parameters()})
+    sampler.publish(policy, 4)
+    sampler.sample(prompts(), 2, 1.0, 3, 5)
+    sampler.score(sequences(2), 1.0)
+    first = weakref.ref(sampler.model)
+    alive: list[bool] = []
+    load = module.load_model
+
+    def watched(*arguments: Any) -> Any:
+        alive.append(first() is not None)
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "load_model", watched)
+    sampler.load(model_folder("qwen3_moe"))
+    assert alive == [False]
+    assert sampler.version == 0
+    fresh = engine(model_folder("qwen3_moe"), "qwen3_moe")
+    assert flat(sampler.sample(prompts(), 2, 1.0, 12, 5)) == flat(fresh.sample(prompts(), 2, 1.0, 12, 5))
+    second = weakref.ref(sampler.model)
+    sampler.close()
+    assert second() is None
+
+
+def test_a_failed_load_leaves_no_weights(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    sampler = engine(model_folder("llama"), "llama")
+    with pytest.raises(OSError, match="nowhere"):
+        sampler.load(tmp_path / "nowhere")
+    for name in ("publish", "generate", "score"):
+        with pytest.raises(EngineError, match="last load or publish failed"):
+            calls(sampler)[name]()
+    sampler.load(model_folder("llama"))
+    assert sampler.sample(prompts(1), 1, 1.0, 3, 5)

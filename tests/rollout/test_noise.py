@@ -59,6 +59,14 @@ def test_noise_is_the_same_in_any_batch_and_for_any_vocabulary() -> None:
         assert torch.equal(gumbel_noise(some[index : index + 1], 4, 101)[0], whole[index])
 
 
+def test_rows_may_be_at_positions_of_their_own() -> None:
+    some, positions = keys(13), torch.arange(13) * 411
+    together = gumbel_noise(some, positions, 57)
+    for index in range(len(some)):
+        alone = gumbel_noise(some[index : index + 1], int(positions[index]), 57)
+        assert torch.equal(together[index], alone[0])
+
+
 def test_noise_is_standard_gumbel() -> None:
     noise = gumbel_noise(keys(1000), 0, 1000).double()
     assert bool(noise.isfinite().all())
