@@ -18,7 +18,7 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float]:
     if not groups:  # failures have left no group of two
         return {}
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    lengths = [rollout.sampled_tokens for rollout in rollouts]
     by_domain: dict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:
         by_domain[rollout.prompt.row.domain].append(rollout.reward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split, TrainingSequence
 
@@ -36,6 +36,43 @@ class Environment(Protocol):
 
     def score(self, row: Row, answer: str) -> Score:
         """The reward of an answer. Raises `VerifierFailure` when it cannot be scored."""
+        ...
+
+
+@runtime_checkable
+class MultiTurn(Protocol):
+    """What an environment has besides when it answers the model: with the output of tools, or as a user."""
+
+    @property
+    def max_turns(self) -> int:
+        """Turns of the model after which an episode ends, whatever it wrote."""
+        ...
+
+    def respond(self, row: Row, answers: Sequence[str]) -> Sequence[Message] | None:
+        """The messages that follow the model's latest turn, or None when the episode is over.
+
+        `answers`: what the model wrote in all its turns so far, without reasoning and special tokens. It follows from
+        row and answers alone: nothing is remembered between calls. A call that a tool cannot carry out is answered
+        by a message that says so; `VerifierFailure` ends the episode as it does in `score`.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresEpisodes(Protocol):
+    """What a `MultiTurn` environment has besides when more than the last turn counts."""
+
+    def score_episode(self, row: Row, answers: Sequence[str]) -> Score:
+        """The reward of a whole episode, in place of `score` of its last turn."""
+        ...
+
+
+@runtime_checkable
+class OffersTools(Protocol):
+    """What an environment has besides when its prompts show tools in the form of the chat template."""
+
+    def tools(self, row: Row) -> list[dict[str, Any]]:
+        """One JSON schema a function."""
         ...
 
 
@@ -133,8 +170,34 @@ class RolloutEngine(Protocol):
         ...
 
 
+class ScoringEngine(Protocol):
+    """Scores given tokens with the weights of a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Take over the weights of a Hugging Face folder; the first call starts the engine. Collective."""
+        ...
+
+    def score(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
+        """log pi of every loss token of every sequence, nats; 0 at the other tokens. Each rank scores its own."""
+        ...
+
+    def top_k(
+        self, sequences: Sequence[TrainingSequence], temperature: float, k: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For every sequence the k likeliest ids and their log-probs at its loss tokens, [V(y), k] each."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+        ...
+
+
 class TeacherScorer(Protocol):
     """What frozen checkpoints think of sampled tokens."""
+
+    def order(self, teachers: Sequence[str]) -> list[str]:
+        """The teachers in the order that loads the fewest weights: those in memory first. The same on every rank."""
+        ...
 
     def score(self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
         """log pi_teacher of every loss token of every sequence, nats; 0 at the other tokens."""

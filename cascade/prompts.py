@@ -10,7 +10,7 @@ from cascade.data.chat import render_conversation, render_prompt, render_text
 from cascade.data.conversations import RawText, conversation_of
 from cascade.data.mixture import Mixture
 from cascade.errors import DataError
-from cascade.ports import Environment
+from cascade.ports import Environment, OffersTools
 from cascade.types import Message, Prompt, Row, TrainingSequence
 
 
@@ -35,8 +35,10 @@ class Renderer:
 
     def prompt(self, row: Row, teacher: str | None = None) -> Prompt:
         """A row as a prompt that ends where the model's answer begins."""
-        messages, thinking = self.environments[row.environment].messages(row), self.thinking[row.environment]
-        return Prompt(row, tuple(render_prompt(self.tokenizer, messages, thinking=thinking)), teacher, bool(thinking))
+        environment, thinking = self.environments[row.environment], self.thinking[row.environment]
+        tools = environment.tools(row) if isinstance(environment, OffersTools) else None
+        tokens = render_prompt(self.tokenizer, environment.messages(row), tools=tools, thinking=thinking)
+        return Prompt(row, tuple(tokens), teacher, bool(thinking))
 
     def demonstration(self, row: Row) -> TrainingSequence:
         """A row with its gold answer, or the whole demonstration it is; loss on assistant tokens only."""

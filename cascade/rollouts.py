@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from cascade import parallel
+from cascade.episodes import Episode, play
 from cascade.errors import FailureKind, VerifierFailure
-from cascade.ports import Environment, RolloutEngine
-from cascade.types import Group, Prompt, Rollout, Score
+from cascade.ports import Environment, RolloutEngine, ScoresEpisodes
+from cascade.prompts import Renderer
+from cascade.types import Group, Prompt, Rollout, Row, Score
 
 
 def collect_groups(
     engine: RolloutEngine,
-    environments: Mapping[str, Environment],
+    renderer: Renderer,
     prompts: Sequence[Prompt],
     *,
     samples: int,
@@ -23,18 +25,22 @@ def collect_groups(
 ) -> list[Group]:
     """Samples and scores `samples` rollouts of every prompt, in the order of the prompts. Collective.
 
-    `max_tokens`: environment -> tokens. Each rank samples and scores its share; every rank gets all.
+    Each rank samples and scores its share; every rank gets all.
+
+    Args:
+        renderer: what made the prompts, and holds their environments.
+        max_tokens: environment -> tokens that an episode has in all: sampled, and written by the environment.
     """
     share = parallel.spread(list(prompts))
     groups = sample_groups(
-        engine, environments, share, samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed
+        engine, renderer, share, samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed
     )
     return parallel.collect(groups)
 
 
 def sample_groups(
     engine: RolloutEngine,
-    environments: Mapping[str, Environment],
+    renderer: Renderer,
     prompts: Sequence[Prompt],
     *,
     samples: int,
@@ -45,28 +51,36 @@ def sample_groups(
     """What `collect_groups` does on one process. Talks to no other process, so that any thread may call it."""
     limits = [max_tokens[prompt.row.environment] for prompt in prompts]
     sampled = engine.generate(prompts, samples, temperature, limits, seed)
+    first = [rollout for rollouts in sampled for rollout in rollouts]
+    each = [limit for limit, rollouts in zip(limits, sampled, strict=True) for _ in rollouts]
+    played = iter(play(engine, renderer, first, temperature, each, seed))
+    environments = [renderer.environments[prompt.row.environment] for prompt in prompts]
     return [
-        Group(prompt, tuple(score_rollout(environments[prompt.row.environment], rollout) for rollout in rollouts))
-        for prompt, rollouts in zip(prompts, sampled, strict=True)
+        Group(prompt, tuple(score_episode(environment, next(played)) for _ in rollouts))
+        for prompt, environment, rollouts in zip(prompts, environments, sampled, strict=True)
     ]
 
 
-def score_rollout(environment: Environment, rollout: Rollout) -> Rollout:
-    """The rollout with its score, or with the reason why it has none.
+def score_episode(environment: Environment, episode: Episode) -> Rollout:
+    """The episode's rollout with its score, or with the reason why it has none.
 
     A `VerifierFailure` of the infrastructure or of the row is a failure; one that is the model's own doing earns 0.
+    An episode that was interrupted for good is a failure too.
     """
+    rollout = episode.rollout
     try:
-        return dataclasses.replace(rollout, score=environment.score(rollout.prompt.row, answer_of(rollout)))
+        if episode.failure:
+            raise episode.failure
+        if rollout.finish_reason == "abort":
+            raise VerifierFailure(FailureKind.INFRASTRUCTURE, "interrupted before its end")
+        return dataclasses.replace(rollout, score=_judged(environment, rollout.prompt.row, episode.answers))
     except VerifierFailure as failure:
         if failure.kind is FailureKind.TASK:
             return dataclasses.replace(rollout, score=Score(0.0, {"task_failure": 1.0}))
         return dataclasses.replace(rollout, failure=str(failure))
 
 
-def answer_of(rollout: Rollout) -> str:
-    """What is judged: the text without its reasoning. Reasoning that never ended leaves no answer."""
-    if not rollout.prompt.thinking:
-        return rollout.text
-    _, closed, answer = rollout.text.rpartition("</think>")
-    return answer.strip() if closed else ""
+def _judged(environment: Environment, row: Row, answers: Sequence[str]) -> Score:
+    if isinstance(environment, ScoresEpisodes):
+        return environment.score_episode(row, answers)
+    return environment.score(row, answers[-1])

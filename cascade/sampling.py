@@ -12,7 +12,7 @@ from cascade.ahead import BatchesAhead
 from cascade.algorithms.filtering import drop_failures, drop_stale, drop_without_signal, has_signal, penalise_overlong
 from cascade.checkpoint import StageState
 from cascade.config import MopdStage, RlStage
-from cascade.ports import Environment, Policy, RolloutEngine
+from cascade.ports import Policy, RolloutEngine
 from cascade.prompts import PromptSource
 from cascade.rollout.canary import Canary
 from cascade.rollouts import sample_groups
@@ -36,7 +36,6 @@ class Sampler:
     def __init__(
         self,
         engine: RolloutEngine,
-        environments: Mapping[str, Environment],
         source: PromptSource,
         max_tokens: Mapping[str, int],  # environment -> completion tokens
         stage: RlStage | MopdStage,
@@ -44,7 +43,6 @@ class Sampler:
         canary: Canary | None,  # None: nothing proves that published weights have arrived
     ) -> None:
         self.engine = engine
-        self.environments = environments
         self.source = source
         self.max_tokens = max_tokens
         self.stage = stage
@@ -107,7 +105,7 @@ class Sampler:
     def _sample(self, prompts: Sequence[Prompt], step: int, attempt: int = 0) -> list[Group]:
         return sample_groups(
             self.engine,
-            self.environments,
+            self.source.renderer,
             prompts,
             samples=self.stage.num_generations,
             temperature=self.stage.temperature,

@@ -72,24 +72,28 @@ def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_
 
 
 def to_sequences(group: Group, stage: RlStage | MopdStage) -> list[TrainingSequence]:
-    """The rollouts of a group as documents to train on, each with its group-relative advantage."""
+    """The rollouts of a group as documents to train on, each part with the group-relative advantage of its rollout."""
     rewards = torch.tensor([rollout.reward for rollout in group.rollouts])
     if isinstance(stage, RlStage):
         advantages = group_advantages(rewards, baseline=stage.baseline, scale=stage.scale_rewards).tolist()
     else:
         advantages = group_advantages(rewards).tolist() if stage.outcome_weight else [0.0] * len(rewards)
     return [
-        _to_sequence(rollout, advantage, stage) for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+        _to_sequence(rollout, part, advantage, stage)
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+        for part in rollout.parts
     ]
 
 
-def _to_sequence(rollout: Rollout, advantage: float, stage: SamplingStage) -> TrainingSequence:
-    before, sampled = len(rollout.prompt.token_ids), len(rollout.token_ids)
+def _to_sequence(rollout: Rollout, part: Rollout, advantage: float, stage: SamplingStage) -> TrainingSequence:
+    """One part of a rollout; what the environment wrote is read but not learnt."""
+    before = len(part.prompt.token_ids)
     in_loss = 0 if stage.overlong_filtering and rollout.finish_reason == "length" else 1
+    sampled = part.sampled or (1,) * len(part.token_ids)
     return TrainingSequence(
-        token_ids=rollout.prompt.token_ids + rollout.token_ids,
-        loss_mask=(0,) * before + (in_loss,) * sampled,
-        sampler_log_probs=(0.0,) * before + tuple(value * in_loss for value in rollout.sampler_log_probs),
+        token_ids=part.prompt.token_ids + part.token_ids,
+        loss_mask=(0,) * before + tuple(flag * in_loss for flag in sampled),
+        sampler_log_probs=(0.0,) * before + tuple(value * in_loss for value in part.sampler_log_probs),
         advantage=advantage,
         domain=rollout.prompt.row.domain,
         teacher=rollout.prompt.teacher,
@@ -104,7 +108,7 @@ def add_teacher(work: Workers, stage: MopdStage, sequences: Sequence[TrainingSeq
     if any(sequence.teacher is None for sequence in sequences):
         raise DataError("A prompt of a distillation stage has no teacher.", "Name one for its domain.")
     scored = list(sequences)
-    for teacher in sorted({str(sequence.teacher) for sequence in sequences}):
+    for teacher in work.teachers.order(sorted({str(sequence.teacher) for sequence in sequences})):
         mine = [i for i, sequence in enumerate(sequences) if sequence.teacher == teacher]
         share = parallel.spread(mine)
         documents = [sequences[i] for i in share]

@@ -81,17 +81,29 @@ class Rollout:
     prompt: Prompt
     index: int  # which of the G samples of its prompt
     token_ids: tuple[int, ...]  # [T_completion], the stop token included when there was one
-    sampler_log_probs: tuple[float, ...]  # [T_completion], log pi_inf at the sampling temperature, nats
+    sampler_log_probs: tuple[float, ...]  # [T_completion], log pi_inf at the sampling temperature, nats; 0 if unsampled
     versions: tuple[VersionSpan, ...]  # in order, over all tokens; several where weights were published meanwhile
     finish_reason: Literal["stop", "length", "abort"]  # abort: interrupted, to be gone on with
     text: str = ""
     score: Score | None = None  # None: not scored, or a failure
     failure: str | None = None  # why there is no score
+    sampled: tuple[int, ...] = ()  # [T_completion], 0 where the environment wrote; empty: the model sampled all
+    earlier: tuple[Rollout, ...] = ()  # turns of the episode with a context that the chat template rewrote afterwards
+
+    @property
+    def parts(self) -> tuple[Rollout, ...]:
+        """The episode in order: each part with its own prompt, and without the score, which is the last one's."""
+        return (*self.earlier, self)
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of the whole episode that the model sampled."""
+        return sum(sum(part.sampled) if part.sampled else len(part.token_ids) for part in self.parts)
 
     @property
     def policy_version(self) -> int:
         """The oldest weights that sampled one of its tokens."""
-        return min(span.version for span in self.versions)
+        return min(span.version for part in self.parts for span in part.versions)
 
     @property
     def reward(self) -> float:
@@ -106,6 +118,14 @@ class Group:
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBatch:
+    """The rollouts of a step that has yet to train on them, as a checkpoint keeps them."""
+
+    step: int
+    groups: Sequence[Group]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`model`", config.ModelConfig),
     ("`policy`", config.PolicyConfig),
     ("`rollout`", config.RolloutConfig),
+    ("`teachers`", config.TeachersConfig),
     ("`launch`", config.LaunchConfig),
     ("`tracking`", config.TrackingConfig),
     ("`evaluation`", config.EvaluationConfig),

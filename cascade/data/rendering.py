@@ -38,6 +38,18 @@ def bundled_template(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def text_of(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    thinking: bool | None,
+    *,
+    generation_prompt: bool,
+) -> str:
+    """The messages as the template writes them. Raises `DataError` when it cannot."""
+    return _render(tokenizer, messages, tools, thinking, generation_prompt=generation_prompt)[0]
+
+
 def prompt_text(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],

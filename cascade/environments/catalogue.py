@@ -21,6 +21,7 @@ from cascade.ports import Environment
 
 BUILT_IN = {
     "addition": "cascade.environments.addition.Addition",
+    "calculator": "cascade.environments.calculator.Calculator",
     "conversations": "cascade.environments.conversations.Conversations",
     "gsm8k": "cascade.environments.gsm8k.Gsm8k",
     "needle_digits": "cascade.environments.needle_digits.NeedleDigits",

@@ -37,7 +37,7 @@ def _evaluate_split(
     rows = [row for environment in renderer.environments.values() for row in environment.rows(split)[:wanted]]
     groups = collect_groups(
         engine,
-        renderer.environments,
+        renderer,
         [renderer.prompt(row) for row in rows],
         samples=config.samples,
         temperature=config.temperature,

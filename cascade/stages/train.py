@@ -148,7 +148,6 @@ def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
 def _sampler(job: StageJob, source: PromptSource, seed: int) -> Sampler:
     return Sampler(
         engine=job.engines.rollout(job.folder(job.parent)),
-        environments=job.environments,
         source=source,
         max_tokens=completion_limits(job.recipe, job.stage.max_completion_length),
         stage=job.stage,

@@ -31,10 +31,13 @@ ROLLOUT_SCHEMA = pa.schema(
         "reward": pa.float64(),  # null: a failure
         "parts": pa.string(),  # JSON
         "finish_reason": pa.string(),
-        "policy_version": pa.int64(),
+        "policy_version": pa.int64(),  # the oldest
+        "versions": pa.string(),  # JSON: [version, tokens], in order
         "prompt_token_ids": pa.list_(pa.int32()),
         "token_ids": pa.list_(pa.int32()),
         "sampler_log_probs": pa.list_(pa.float32()),  # nats
+        "sampled": pa.list_(pa.int8()),  # 0 where the environment wrote
+        "part": pa.int32(),  # which part of an episode whose context was rewritten; rewards are on the last
         "failure": pa.string(),
     }
 )
@@ -67,7 +70,10 @@ class FileTracker:
         """Write the rollouts of a step, atomically; nothing when there are none."""
         if not rollouts:
             return
-        table = pa.Table.from_pylist([_record(r, self._decode) for r in rollouts], schema=ROLLOUT_SCHEMA)
+        table = pa.Table.from_pylist(
+            [_record(part, number, self._decode) for rollout in rollouts for number, part in enumerate(rollout.parts)],
+            schema=ROLLOUT_SCHEMA,
+        )
         try:
             with atomic(rollout_file(self._run, stage, step)) as temporary:
                 parquet.write_table(table, temporary, compression="zstd")
@@ -146,7 +152,7 @@ def _drop_torn_line(path: Path) -> None:
             file.truncate(whole.rfind(b"\n") + 1)
 
 
-def _record(rollout: Rollout, decode: Decode | None) -> dict[str, Any]:
+def _record(rollout: Rollout, part: int, decode: Decode | None) -> dict[str, Any]:
     row, score = rollout.prompt.row, rollout.score
     return {
         "row_id": row.id,
@@ -159,8 +165,11 @@ def _record(rollout: Rollout, decode: Decode | None) -> dict[str, Any]:
         "parts": None if score is None else json_text(dict(score.parts)),
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
+        "versions": json_text([[span.version, span.tokens] for span in rollout.versions]),
         "prompt_token_ids": list(rollout.prompt.token_ids),
         "token_ids": list(rollout.token_ids),
         "sampler_log_probs": list(rollout.sampler_log_probs),
+        "sampled": list(rollout.sampled or (1,) * len(rollout.token_ids)),
+        "part": part,
         "failure": rollout.failure,
     }

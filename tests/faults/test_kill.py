@@ -15,6 +15,8 @@ import pytest
 
 from tests.processes import ROOT, STAGES, environment, metrics, shared_run, weights, words_of
 
+TIMES = ("time", "step_time", "publish/seconds")
+
 
 def kill_in(stage: str, run: Path, words: list[str], rng: random.Random) -> None:
     """Starts the run and kills its whole process tree a random moment after a step of `stage`."""
@@ -62,12 +64,28 @@ def check_whole(run: Path, reference: Path) -> None:
         expected, found = metrics(reference, stage), metrics(run, stage)
         assert [line["step"] for line in found] == list(range(1, len(expected) + 1)), stage
         for a, b in zip(expected, found, strict=True):
-            timeless = [{k: v for k, v in line.items() if k not in ("time", "step_time")} for line in (a, b)]
+            timeless = [{k: v for k, v in line.items() if k not in TIMES} for line in (a, b)]
             assert timeless[0] == timeless[1], stage
         assert not (run / "stages" / stage / "checkpoints").exists()
         assert not [path for path in (run / "stages" / stage).rglob(".*") if path.name.endswith((".tmp", ".old"))]
         evaluated = [(folder / "stages" / stage / "evaluation.json").is_file() for folder in (run, reference)]
         assert evaluated == [True, True]
+
+
+def test_kills_change_no_byte_where_batches_are_sampled_ahead_of_training(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    ahead = [f"stages.{stage}.max_staleness=1" for stage in ("if_rl", "math_teacher", "mopd")]
+    temporary = tmp_path_factory.getbasetemp()
+    reference = shared_run(temporary, "one_step_off", *ahead)
+    assert metrics(reference, "mopd")[-1]["staleness/max"] == 1
+    run, rng = tmp_path / "run", random.Random(11)
+    words = [*words_of(temporary, run), *ahead]
+    for stage in ("if_rl", "mopd"):
+        kill_in(stage, run, words, rng)
+    finish(run, words)
+    check_whole(run, reference)
+    assert weights(run, STAGES) == weights(reference, STAGES)
 
 
 def test_three_kills_change_no_byte_of_any_stage(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
