@@ -133,7 +133,9 @@ def _settings(folder: Path, policy: PolicyConfig, config: RolloutConfig) -> dict
     }
     if torch.cuda.is_available():
         return {**settings, "gpu_memory_utilization": config.gpu_memory_utilization}
-    return {**settings, "enforce_eager": True, "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30)}
+    memory = int(config.kv_cache_gib * 2**30)
+    # No chunks: see `served_arguments`.
+    return {**settings, "enforce_eager": True, "enable_chunked_prefill": False, "kv_cache_memory_bytes": memory}
 
 
 def _clean_up() -> None:

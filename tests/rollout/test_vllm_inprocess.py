@@ -322,3 +322,20 @@ def test_it_lives_in_one_process_with_deepspeed(tmp_path: Path, first: str) -> N
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "exact, twice"
+
+
+def test_more_prompt_tokens_than_a_step_holds_are_sampled_with_their_seeds(engine: Any) -> None:
+    long = [
+        dataclasses.replace(
+            prompt,
+            row=dataclasses.replace(prompt.row, id=f"long{i}"),
+            token_ids=tuple(2 + (i + j) % 35 for j in range(80)),
+        )
+        for i, prompt in enumerate(prompts(1) * 150)
+    ]
+    first, again = (engine.generate(long, 1, 1.0, [4] * len(long), 3) for _ in range(2))
+    assert [group[0].token_ids for group in first] == [group[0].token_ids for group in again]
+    model = plain_model()
+    for (rollout,) in first[::30]:
+        expected_values = log_probs(model, rollout.prompt.token_ids + rollout.token_ids)[80:]
+        assert rollout.sampler_log_probs == pytest.approx(expected_values, abs=EXACT)
