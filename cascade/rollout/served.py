@@ -11,9 +11,9 @@ from typing import Literal, TypeVar, cast
 
 from cascade.errors import EngineError
 from cascade.rollout.samples import Sample, as_requests
-from cascade.serving.client import Refused, Sampling, Unreachable
+from cascade.serving.client import Refused, Sampling, TopLogProbs, Unreachable
 from cascade.serving.client import Sample as Answer
-from cascade.serving.copies import label_versions
+from cascade.serving.copies import Weights
 from cascade.serving.member import Member
 from cascade.serving.pool import Pool
 from cascade.serving.scale_gate import ScaleGate
@@ -53,25 +53,26 @@ class Requests:
         finally:
             self._calls.remove(call)
 
-    async def score(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
-        """The log-prob of every loss token of every sequence, nats; 0 at the other tokens.
+    async def score(
+        self, sequences: Sequence[TrainingSequence], temperature: float, top_k: int = 0
+    ) -> list[list[TopLogProbs]]:
+        """The log-prob of every loss token of every sequence, and of the `top_k` likeliest there, nats; else nothing.
 
         At a temperature other than 1 the replicas scale their logits meanwhile: rollouts in progress are interrupted
         and go on afterwards.
         """
         scale = 1.0 / temperature
 
-        async def one(sequence: TrainingSequence) -> list[float]:
-            async def call(member: Member) -> list[float]:
+        async def one(sequence: TrainingSequence) -> list[TopLogProbs]:
+            async def call(member: Member) -> list[TopLogProbs]:
                 await self._set_scale(member, scale)
-                found = await member.client.score(sequence.token_ids)
-                tokens = zip(sequence.token_ids, sequence.loss_mask, found, strict=True)
-                return [entry[token] if wanted else 0.0 for token, wanted, entry in tokens]
+                found = await member.client.score(sequence.token_ids, top_k)
+                return [entry if wanted else {} for entry, wanted in zip(found, sequence.loss_mask, strict=True)]
 
             if not sequence.loss_tokens:
-                return [0.0] * len(sequence.token_ids)
+                return [{} for _ in sequence.token_ids]
             answer = await self.pool.request(None, len(sequence.token_ids), call)
-            return cast("list[float]", answer)
+            return cast("list[TopLogProbs]", answer)
 
         async with self._gate.at(scale, self._interrupt if scale != 1.0 else None):
             return await all_or_first_error(one(sequence) for sequence in sequences)
@@ -109,7 +110,7 @@ class Requests:
             async with self._gate.at(1.0):
                 answers = await self._ask(call, samples, temperature, seed)
         for sample, answer in zip(samples, answers or (), strict=False):
-            _add(sample, answer)
+            _add(sample, answer, self.pool.current)
         left = [sample for sample in samples if sample.finish_reason == "abort"]
         if left and not call.ended:
             await all_or_first_error(self._finish(call, [sample], temperature, seed) for sample in left)
@@ -122,14 +123,14 @@ class Requests:
 
         async def ask(member: Member) -> list[Answer]:
             await self._set_scale(member, 1.0)
-            oldest, name = self.pool.current.numbers, next(self._names)
+            weights, name = self.pool.current, next(self._names)
             call.flying[name] = member
             try:
                 answers = await member.client.generate(context, asked, name)
             finally:
                 del call.flying[name]
             for answer in answers:
-                _check(answer, oldest, member)
+                _check(answer, weights, member)
             return answers
 
         def given_up() -> bool:
@@ -149,12 +150,14 @@ def _parts(request: list[Sample]) -> list[list[Sample]]:
     return [request[start : start + SAMPLES_AT_ONCE] for start in range(0, len(request), SAMPLES_AT_ONCE)]
 
 
-def _check(answer: Answer, oldest: tuple[int, int], member: Member) -> None:
+def _check(answer: Answer, weights: Weights, member: Member) -> None:
     """Raises `Unreachable` for tokens that are not of the weights at the time of the request, or of later ones."""
-    versions = [label_versions(label) for label, _ in answer.versions]
-    if any(version is None or version < oldest for version in versions):
+    versions = [weights.numbers_in(label) for label, _ in answer.versions]
+    if any(version is None or version < weights.numbers for version in versions):
         labels = ", ".join(label for label, _ in answer.versions)
-        raise Unreachable(f"{member.name} sampled with weights {labels} when {oldest} were current.", "See its log.")
+        raise Unreachable(
+            f"{member.name} sampled with weights {labels} when {weights.label} were current.", "See its log."
+        )
     counts = {len(answer.token_ids), len(answer.log_probs), sum(tokens for _, tokens in answer.versions)}
     if len(counts) > 1 or answer.finish_reason not in ("stop", "length", "abort"):
         raise Refused(
@@ -163,10 +166,10 @@ def _check(answer: Answer, oldest: tuple[int, int], member: Member) -> None:
         )
 
 
-def _add(sample: Sample, answer: Answer) -> None:
+def _add(sample: Sample, answer: Answer, weights: Weights) -> None:
     tokens = iter(zip(answer.token_ids, answer.log_probs, strict=True))
     for label, count in answer.versions:
-        numbers = label_versions(label)
+        numbers = weights.numbers_in(label)
         if numbers is None:
             raise ValueError("checked before")
         for token, log_prob in itertools.islice(tokens, count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from cascade.rollout.checkpoint_folder import architecture, folder_stop_ids, lon
 from cascade.rollout.fresh import by_prompt, fresh_rollouts
 from cascade.rollout.samples import Sample
 from cascade.rollout.served import Requests
+from cascade.serving.client import TopLogProbs
 from cascade.serving.copies import Weights
 from cascade.serving.replicas import Replicas
 from cascade.types import Prompt, Rollout, TrainingSequence
@@ -71,7 +73,7 @@ class VllmServerEngine:
             self._replicas = self._start(folder)
         else:
             replicas = self._replicas
-            weights = Weights(replicas.weights.load + 1, 0, folder)
+            weights = Weights(replicas.weights.load + 1, 0, folder, owner=replicas.weights.owner)
             parallel.on_first(lambda: replicas.load(weights, self.max_tokens, fits=known == self._architecture))
             replicas.weights = weights
         self._names = blank_model(folder)
@@ -127,6 +129,23 @@ class VllmServerEngine:
 
     def score(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
         """See `ports.RolloutEngine`. At a temperature other than 1 rollouts in progress wait meanwhile."""
+        found = self._scored(sequences, temperature, 0)
+        return [
+            [
+                entry[token] if wanted else 0.0
+                for token, wanted, entry in zip(sequence.token_ids, sequence.loss_mask, entries, strict=True)
+            ]
+            for sequence, entries in zip(sequences, found, strict=True)
+        ]
+
+    def top_k(
+        self, sequences: Sequence[TrainingSequence], temperature: float, k: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """See `ports.ScoringEngine`."""
+        found = self._scored(sequences, temperature, k)
+        return [_likeliest([entry for entry in entries if entry], k) for entries in found]
+
+    def _scored(self, sequences: Sequence[TrainingSequence], temperature: float, top_k: int) -> list[list[TopLogProbs]]:
         replicas, requests = self.replicas, self._sender()
         if temperature != 1.0 and parallel.world_size() > 1:
             raise EngineError(
@@ -136,7 +155,7 @@ class VllmServerEngine:
             )
         for sequence in sequences:
             self._check_length(len(sequence.token_ids), "A sequence to score")
-        return replicas.background.run(requests.score(sequences, temperature))
+        return replicas.background.run(requests.score(sequences, temperature, top_k))
 
     def pause(self) -> None:
         """See `ports.RolloutEngine`. All replicas pause, for all ranks."""
@@ -159,7 +178,8 @@ class VllmServerEngine:
             replicas.close()
 
     def _start(self, folder: Path) -> Replicas:
-        replicas = Replicas(self._policy, self.config, self._folder, Weights(1, 0, folder))
+        owner = parallel.broadcast(uuid.uuid4().hex[:8])
+        replicas = Replicas(self._policy, self.config, self._folder, Weights(1, 0, folder, owner=owner))
         try:
             urls = parallel.on_first(lambda: replicas.start(self.max_tokens))
             everywhere(lambda: None if parallel.rank() == 0 else replicas.follow(urls))
@@ -179,6 +199,13 @@ class VllmServerEngine:
                 f"{what} may become {tokens} tokens long, and the servers take {self.max_tokens}.",
                 "Raise `rollout.max_model_len`, or ask for shorter completions.",
             )
+
+
+def _likeliest(entries: Sequence[TopLogProbs], k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids int64 and log-probs float32 of the k likeliest tokens of every entry, [entries, k] each, likeliest first."""
+    ranked = [sorted(entry.items(), key=lambda pair: -pair[1])[:k] for entry in entries]
+    ids = torch.tensor([[token for token, _ in row] for row in ranked], dtype=torch.int64)
+    return ids.view(-1, k), torch.tensor([[value for _, value in row] for row in ranked]).view(-1, k)
 
 
 def everywhere(action: Callable[[], T]) -> T:

@@ -42,7 +42,7 @@ def served_arguments(
     """
     words = ["--model", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
     words += ["--dtype", DTYPES[policy.dtype], "--enable-scale-out", "--skip-tokenizer-init"]
-    words += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
+    words += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
     words += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[rollout.transport]})]
     words += ["--worker-extension-cls", "cascade.serving.worker.LogitScale", "--disable-uvicorn-access-log"]
     words += ["--max-model-len", str(max_tokens + 1)]

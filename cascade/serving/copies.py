@@ -31,16 +31,24 @@ class Weights:
     version: int  # what the last publish since then said, 0 before it
     base: Path  # the Hugging Face folder that was loaded
     copy: Path | None = None  # the newest whole copy since then, of this version or an older one
+    owner: str = ""  # whose they are: a server that runs already may still have those of an earlier run
 
     @property
     def label(self) -> str:
-        """What servers call them, e.g. "1.12"."""
-        return f"{self.load}.{self.version}"
+        """What servers call them, e.g. "5f3a.1.12"."""
+        return f"{self.owner}.{self.load}.{self.version}"
 
     @property
     def numbers(self) -> tuple[int, int]:
         """(load, version): later weights compare as larger."""
         return self.load, self.version
+
+    def numbers_in(self, label: str) -> tuple[int, int] | None:
+        """(load, version) that a label of the same owner says; None for weights that somebody else named."""
+        owner, _, numbers = label.partition(".")
+        load, _, version = numbers.partition(".")
+        ours = owner == self.owner and load.isdigit() and version.isdigit()
+        return (int(load), int(version)) if ours else None
 
     def files(self) -> list[Path] | None:
         """The safetensors files of exactly these weights; None where only older ones are on disk."""
@@ -54,12 +62,6 @@ class Weights:
 def copy_name(load: int, version: int) -> str:
     """The name of a copy's folder, e.g. `v1.000012`."""
     return f"v{load}.{version:06d}"
-
-
-def label_versions(label: str) -> tuple[int, int] | None:
-    """The inverse of `Weights.label`: (load, version); None for a server's weights that we did not name."""
-    load, dot, version = label.partition(".")
-    return (int(load), int(version)) if dot and load.isdigit() and version.isdigit() else None
 
 
 class CopyWriter:

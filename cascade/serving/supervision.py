@@ -182,7 +182,8 @@ async def bring(member: Member, weights: Weights, rollout: RolloutConfig) -> Non
         await client.collective_rpc("reload_weights", weights_path=str(files[0].parent))
         await client.name_weights(weights.label)
     await client.resume()
-    member.broken = False
+    await client.collective_rpc("set_logit_scale", 1.0)  # an earlier run may have left another one
+    member.logit_scale, member.broken = 1.0, False
 
 
 def _start_folder(weights: Weights, rollout: RolloutConfig) -> Path:

@@ -20,7 +20,7 @@ from cascade.errors import EngineError
 from cascade.serving import transports
 from cascade.serving.arguments import gpus
 from cascade.serving.client import Client
-from cascade.serving.copies import READY, CopyWriter, Weights, label_versions
+from cascade.serving.copies import READY, CopyWriter, Weights
 from cascade.serving.gpu_transports import gpu_transport, ipc_payload, nccl_init_info, update_payload
 from cascade.serving.transports import FileTransport, GlooTransport, reachable_host, shared_folder
 
@@ -128,7 +128,15 @@ def test_two_whole_copies_are_kept_and_none_of_a_half_one(tmp_path: Path) -> Non
     assert len(list((tmp_path / "weights").iterdir())) == 2
     assert Weights(2, 1, base, copy).files() == [copy / "bucket_00000.safetensors"]
     assert Weights(2, 2, base, copy).files() is None  # an older copy is not these weights
-    assert (Weights(2, 12, base).label, label_versions("2.12"), label_versions("default")) == ("2.12", (2, 12), None)
+    weights = Weights(2, 12, base, owner="5f3a")
+    assert weights.label == "5f3a.2.12"
+    assert [weights.numbers_in(label) for label in (weights.label, "5f3a.3.0", "0000.2.12", "2.12", "default")] == [
+        (2, 12),
+        (3, 0),
+        None,
+        None,
+        None,
+    ]
 
 
 def test_the_address_is_one_that_the_server_can_reach() -> None:
