@@ -51,13 +51,13 @@ def vllm_engine(kind: str) -> Any:
     return engine
 
 
-def changed_model(kind: str, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+def changed_model(kind: str, seed: int, dtype: torch.dtype = torch.float32, scale: float = 0.1) -> Any:
     """The model of `tiny_folder(kind)` with every parameter moved, as a large training step would."""
     model = AutoModelForCausalLM.from_pretrained(tiny_folder(kind), dtype=dtype).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype) * 0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype) * scale)
     return model
 
 

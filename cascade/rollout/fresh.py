@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,9 +16,22 @@ def fresh_rollouts(prompts: Sequence[Prompt], samples: int) -> list[Rollout]:
     return [Rollout(prompt, index, (), (), (), "abort") for prompt in prompts for index in range(samples)]
 
 
-def by_prompt(rollouts: Sequence[Rollout], samples: int) -> list[list[Rollout]]:
-    """The inverse of `fresh_rollouts`: one list a prompt."""
-    return [list(rollouts[start : start + samples]) for start in range(0, len(rollouts), samples)]
+class SamplingEngine(ABC):
+    """An engine that goes on with rollouts; to begin them is to go on from nothing."""
+
+    @abstractmethod
+    def extend(
+        self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int
+    ) -> list[Rollout]:
+        """See `ports.RolloutEngine`."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
+    ) -> list[list[Rollout]]:
+        """See `ports.RolloutEngine`."""
+        limits = [limit for _, limit in zip(prompts, max_tokens, strict=True) for _ in range(samples)]
+        done = self.extend(fresh_rollouts(prompts, samples), temperature, limits, seed)
+        return [done[start : start + samples] for start in range(0, len(done), samples)]
 
 
 def context(rollout: Rollout) -> tuple[int, ...]:

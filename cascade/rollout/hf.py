@@ -22,14 +22,14 @@ from cascade.ports import Policy
 from cascade.rollout.claims import Claims
 from cascade.rollout.copying import take_over
 from cascade.rollout.decoding import Draw, decode
-from cascade.rollout.fresh import by_prompt, context, fresh_rollouts, grown
+from cascade.rollout.fresh import SamplingEngine, context, grown
 from cascade.rollout.noise import rollout_key
-from cascade.types import Prompt, Rollout, TrainingSequence, VersionSpan
+from cascade.types import Rollout, TrainingSequence, VersionSpan
 
 MIB = 2**20
 
 
-class HfRolloutEngine:
+class HfRolloutEngine(SamplingEngine):
     """Implements `ports.RolloutEngine`.
 
     A thread that samples is stopped after a token when another one publishes, scores or loads; then it goes on from
@@ -79,13 +79,6 @@ class HfRolloutEngine:
             moved = take_over(self.model, policy)
             self._version, self._whole = version, True
         return {"publish/seconds": time.monotonic() - started, "publish/mib": moved / MIB}
-
-    def generate(
-        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
-    ) -> list[list[Rollout]]:
-        """See `ports.RolloutEngine`."""
-        limits = [limit for _, limit in zip(prompts, max_tokens, strict=True) for _ in range(samples)]
-        return by_prompt(self.extend(fresh_rollouts(prompts, samples), temperature, limits, seed), samples)
 
     def extend(
         self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int

@@ -20,17 +20,17 @@ from cascade.models.published import blank_model, folder_weights, published_weig
 from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
 from cascade.rollout.claims import Claims
-from cascade.rollout.fresh import by_prompt, fresh_rollouts
+from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample, as_requests
 from cascade.rollout.vllm_embedded import EmbeddedVllm
 from cascade.serving.arguments import require_vllm
 from cascade.serving.buckets import buckets
-from cascade.types import Prompt, Rollout, TrainingSequence
+from cascade.types import Rollout, TrainingSequence
 
 MIB = 2**20
 
 
-class VllmInProcessEngine:
+class VllmInProcessEngine(SamplingEngine):
     """Implements `ports.RolloutEngine`.
 
     One thread at a time uses vLLM: for a step, a publish, a score. The latter two take the rollouts in progress out of
@@ -81,13 +81,6 @@ class VllmInProcessEngine:
             self._check_usable()
             size = self._replace(published_weights(self._names, policy.weights()), version)
         return {"publish/seconds": time.monotonic() - started, "publish/mib": size / MIB}
-
-    def generate(
-        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
-    ) -> list[list[Rollout]]:
-        """See `ports.RolloutEngine`."""
-        limits = [limit for _, limit in zip(prompts, max_tokens, strict=True) for _ in range(samples)]
-        return by_prompt(self.extend(fresh_rollouts(prompts, samples), temperature, limits, seed), samples)
 
     def extend(
         self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int

@@ -17,18 +17,18 @@ from cascade.errors import CascadeError, EngineError
 from cascade.models.published import blank_model, published_weights
 from cascade.ports import Policy
 from cascade.rollout.checkpoint_folder import architecture, folder_stop_ids, longest_sequence
-from cascade.rollout.fresh import by_prompt, fresh_rollouts
+from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample
 from cascade.rollout.served import Requests
 from cascade.serving.client import TopLogProbs
 from cascade.serving.copies import Weights
 from cascade.serving.replicas import Replicas
-from cascade.types import Prompt, Rollout, TrainingSequence
+from cascade.types import Rollout, TrainingSequence
 
 T = TypeVar("T")
 
 
-class VllmServerEngine:
+class VllmServerEngine(SamplingEngine):
     """Implements `ports.RolloutEngine`.
 
     Every rank sends its own requests; rank 0 starts, supervises and updates the servers, and tells the others.
@@ -102,13 +102,6 @@ class VllmServerEngine:
             raise outcome
         replicas.weights, metrics = outcome
         return {"publish/seconds": time.monotonic() - began, **metrics}
-
-    def generate(
-        self, prompts: Sequence[Prompt], samples: int, temperature: float, max_tokens: Sequence[int], seed: int
-    ) -> list[list[Rollout]]:
-        """See `ports.RolloutEngine`."""
-        limits = [limit for _, limit in zip(prompts, max_tokens, strict=True) for _ in range(samples)]
-        return by_prompt(self.extend(fresh_rollouts(prompts, samples), temperature, limits, seed), samples)
 
     def extend(
         self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -136,6 +137,8 @@ class Replicas:
             self.background.run(self.pool.close())
         self._transport.close()
         self.background.close()
+        if parallel.rank() == 0:
+            shutil.rmtree(self.folder / "weights", ignore_errors=True)  # nobody is left to restart from them
 
     def _send(
         self,
