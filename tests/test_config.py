@@ -65,6 +65,15 @@ WRONG_OVERRIDES: dict[str, tuple[str, ...]] = {
     "environments.math.params.train_rows=1.5": ("`environments.math.params.train_rows` is 1.5 in {it}", "integer"),
     "environments.math.params.train_rows=many": ("is \"many\" in {it}", "integer"),
     "environments.math.params.digits=99": ("`environments.math.params` in", "digits is 99"),
+    # engines
+    "rollout.engine=vllm": ("`rollout.engine` is \"vllm\" in {it}", "vllm_server"),
+    "rollout.replicas=2": ("`rollout.replicas` in {it} does nothing", "Use rollout=vllm_server"),
+    "teachers.urls=[http://a:1]": ("`teachers.urls` in {it} does nothing", "Use teachers=vllm_server"),
+    "rollout=vllm_inprocess launch=torchrun launch.processes=2": ("serves one process", "rollout=vllm_server"),
+    "rollout=vllm_server rollout.urls=[http://a:1] rollout.replicas=2": ("`rollout.replicas`", "1 servers that run"),
+    "stages.if_rl.max_staleness=-1": ("`stages.if_rl.max_staleness` is -1 in {it}",),
+    "stages.if_rl.max_staleness=1 stages.if_rl.importance=clamp": ("would weight twice", "`importance: none`"),
+    "stages.mopd.max_staleness=1 stages.mopd.importance=none": ("older than the policy", "`gate`"),
     # names that do not exist
     "stages.if_rl.from=sfft": ("`stages.if_rl.from` is `sfft` in {it}", "`sft`"),
     "environments.math.domain=mth": ("`environments.math.domain` is `mth` in {it}", "`math`"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
 
-from cascade.algorithms.filtering import drop_failures, drop_without_signal, has_signal, penalise_overlong
+from cascade.algorithms.filtering import drop_failures, drop_stale, drop_without_signal, has_signal, penalise_overlong
 from cascade.config import RlStage
 from cascade.errors import EngineError
 from cascade.step import to_sequences
@@ -111,3 +112,19 @@ def test_dropping_groups_never_changes_the_teacher_of_another_sample() -> None:
     teachers = {rollout.prompt.row.id: rollout.prompt.teacher for g in kept for rollout in g.rollouts}
     assert teachers == {"addition/b": "second", "addition/d": "fourth"}
     assert all(rollout.prompt is g.prompt for g in kept for rollout in g.rollouts)
+
+
+def test_groups_with_a_token_that_is_too_old_are_dropped_and_counted() -> None:
+    def sampled_by(kept: Group, *versions: int) -> Group:
+        spans = tuple(VersionSpan(version, 1) for version in versions)
+        first = dataclasses.replace(kept.rollouts[0], versions=spans)
+        others = [dataclasses.replace(rollout, versions=(VersionSpan(7, 3),)) for rollout in kept.rollouts[1:]]
+        return dataclasses.replace(kept, rollouts=(first, *others))
+
+    fresh, mixed, old = (
+        sampled_by(group(name, 1.0, 0.0), *v) for name, v in (("a", (7,)), ("b", (5, 7)), ("c", (4, 7)))
+    )
+    dropped: Counter[str] = Counter()
+    assert drop_stale([fresh, mixed, old], 7, 2, dropped) == [fresh, mixed]
+    assert dropped["stale"] == 2
+    assert drop_stale([fresh, mixed, old], 7, 0, dropped) == [fresh]

@@ -169,11 +169,12 @@ def test_clipping_stops_only_what_would_go_further_the_same_way(
     assert float(log_probs.grad) == pytest.approx(slope, rel=1e-9)  # dr/d log pi = r
 
 
-def test_a_repeated_update_is_clipped_against_the_policy_that_sampled() -> None:
+@pytest.mark.parametrize("off_policy", ({"num_iterations": 2}, {"max_staleness": 1}))
+def test_an_update_off_the_policy_is_clipped_against_the_one_that_sampled(off_policy: dict[str, int]) -> None:
     # Old log-prob of token 1: log 0.3; now 0.5: ratio 5/3 above 1.28, advantage positive: no gradient, loss -1.28 A.
     policy = TablePolicy([0.0, 0.0])
     batch = pack_one([TrainingSequence((0, 1), (0, 1), (0.0, math.log(0.3)), advantage=2.0)])
-    loss, _ = micro_batch_loss(policy, batch, rl_stage(num_iterations=2))  # type: ignore[arg-type]
+    loss, _ = micro_batch_loss(policy, batch, rl_stage(**off_policy))  # type: ignore[arg-type]
     loss.backward()
     assert float(loss.detach()) == pytest.approx(-1.28 * 2.0, rel=1e-6)
     assert policy.theta.grad.tolist() == [0.0, 0.0]
