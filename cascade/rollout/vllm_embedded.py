@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from cascade import parallel
 from cascade.config import PolicyConfig, RolloutConfig
 from cascade.errors import EngineError
+from cascade.models.loading import has_recurrent_layers
 from cascade.serving.arguments import DTYPES
 from cascade.serving.buckets import Bucket
 
@@ -58,7 +60,7 @@ class EmbeddedVllm:
             except (ValueError, RuntimeError, NotImplementedError, AssertionError, OSError) as error:
                 _clean_up()
                 raise EngineError(
-                    f"vLLM cannot run {folder} here: {str(error).strip().splitlines()[0]}.",
+                    f"vLLM cannot run {folder} here: {' '.join(str(error).split()[:60])}.",
                     "Use rollout=hf, another device, or a model that this vLLM supports.",
                 ) from error
 
@@ -133,9 +135,14 @@ def _settings(folder: Path, policy: PolicyConfig, config: RolloutConfig) -> dict
     }
     if torch.cuda.is_available():
         return {**settings, "gpu_memory_utilization": config.gpu_memory_utilization}
-    memory = int(config.kv_cache_gib * 2**30)
-    # No chunks: see `served_arguments`.
-    return {**settings, "enforce_eager": True, "enable_chunked_prefill": False, "kv_cache_memory_bytes": memory}
+    recurrent = has_recurrent_layers(AutoConfig.from_pretrained(folder))
+    return {
+        **settings,
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,  # see `served_arguments`
+        "enable_prefix_caching": not recurrent,  # which would need chunks
+        "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+    }
 
 
 def _clean_up() -> None:

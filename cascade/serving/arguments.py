@@ -62,6 +62,7 @@ def served_environment(index: int, rollout: RolloutConfig) -> dict[str, str]:
         "VLLM_PLUGINS": "cascade",
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for pausing and publishing
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",  # else a server hangs up on a trainer that was busy for seconds
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one more than the model's own limit, see `served_arguments`
         "CASCADE_REPLICA": "1",
     }

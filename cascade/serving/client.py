@@ -12,7 +12,7 @@ import httpx
 from cascade.errors import EngineError
 from cascade.serving.arguments import MODEL
 
-HEALTH_S = 5.0  # deadline of a question that a healthy server answers at once
+HEALTH_S = 30.0  # deadline of a question that a healthy server answers at once, unless the machine is overloaded
 REQUEST_PREFIX = "generate-tokens-"  # what vLLM puts before the id of a request of this route
 
 
@@ -55,7 +55,7 @@ class Client:
     def __init__(self, url: str, request_timeout_s: float) -> None:
         self.url = url.rstrip("/")
         self.request_timeout_s = request_timeout_s
-        # A connection is dropped before the server would: vLLM closes idle ones after 5 s.
+        # A connection is dropped before the server would: vLLM closes idle ones after 5 s if nobody told it otherwise.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
         self._http = httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits, trust_env=False)
         self._deadlines: set[asyncio.Timeout] = set()  # of requests that a pause stretches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, fields
@@ -64,6 +65,7 @@ class WandbTracker:
     def _start(
         self, run_dir: Path, project: str, name: str, mode: Literal["online", "offline"], config: object
     ) -> None:
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # else it advertises itself where vLLM has brought openai
         import wandb
 
         run_dir.mkdir(parents=True, exist_ok=True)
