@@ -71,7 +71,7 @@ class Weights:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["tiny"], help="`tiny`, or Hugging Face folders")
+    parser.add_argument("--models", nargs="*", default=["tiny"], help="`tiny`, Hugging Face folders, or none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of folders; `tiny` is fp32")
     options = parser.parse_args()
@@ -81,7 +81,9 @@ def main() -> None:
         for name in options.models:
             model = tiny(Path(scratch)) if name == "tiny" else folder(Path(name), options.dtype)
             results["models"][model.name] = measured(model, options.rounds, Path(scratch) / model.name)
-        results["overlap"] = overlap(Path(scratch), options.rounds)
+        results["overlap"] = {
+            engine: overlap(engine, Path(scratch), options.rounds) for engine in ("vllm_server", "hf")
+        }
     print(json.dumps(results))
 
 
@@ -164,7 +166,7 @@ def published(engines: Mapping[str, RolloutEngine], model: Model, rounds: int) -
     return {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()}
 
 
-def overlap(scratch: Path, rounds: int) -> dict[str, list[float]]:
+def overlap(engine: str, scratch: Path, rounds: int) -> dict[str, list[float]]:
     """Staleness -> median seconds a step of an RL stage whose sampling is about as long as its training."""
     import subprocess
     import sys
@@ -173,9 +175,10 @@ def overlap(scratch: Path, rounds: int) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {"0": [], "1": []}
     for attempt in range(2):
         for staleness in figures:
-            run = scratch / f"overlap_{staleness}_{attempt}"
+            run = scratch / f"overlap_{engine}_{staleness}_{attempt}"
             words = [
-                "recipe=smoke", f"run_dir={run}", "~stages.mopd", "~stages.math_teacher", "stages.sft.max_steps=1",
+                "recipe=smoke", f"run_dir={run}", f"rollout={engine}",
+                "~stages.mopd", "~stages.math_teacher", "stages.sft.max_steps=1",
                 f"stages.if_rl.max_steps={steps}", "stages.if_rl.prompts_per_step=48", "stages.if_rl.num_generations=8",
                 "stages.if_rl.dynamic_filtering=false", "stages.if_rl.kl_coef=0.01", "stages.if_rl.save_steps=1000",
                 f"stages.if_rl.max_staleness={staleness}", "launch.threads=1", "rollout.canary_every=0",
@@ -185,7 +188,7 @@ def overlap(scratch: Path, rounds: int) -> dict[str, list[float]]:
             figures[staleness] += [json.loads(line)["step_time"] for line in lines[2:-1]]
     found = {staleness: [statistics.median(times)] for staleness, times in figures.items()}
     found["gain"] = [found["0"][0] / found["1"][0]]
-    table("max_staleness, hf engine, one thread for each side", ["seconds a step"], found)
+    table(f"max_staleness, {engine}, one thread for each side", ["seconds a step"], found)
     return found
 
 
