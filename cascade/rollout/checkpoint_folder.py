@@ -11,9 +11,6 @@ from transformers import AutoConfig, GenerationConfig
 from cascade.errors import EngineError
 from cascade.models.stop_tokens import stop_ids
 
-REPLACED = ("_name_or_path", "transformers_version", "dtype", "eos_token_id", "bos_token_id", "pad_token_id")
-"""Keys of a model's config that another checkpoint of the same architecture may have otherwise."""
-
 
 def folder_stop_ids(folder: Path, tokenizer: Any) -> list[int]:
     """The tokens that end an answer of the model in `folder`. Raises `EngineError` when there are none."""
@@ -22,12 +19,6 @@ def folder_stop_ids(folder: Path, tokenizer: Any) -> list[int]:
     else:
         generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
     return stop_ids(SimpleNamespace(generation_config=generation), tokenizer)
-
-
-def architecture(folder: Path) -> dict[str, Any]:
-    """The config of the model in `folder`; equal for folders whose weights fit one another."""
-    config = AutoConfig.from_pretrained(folder)
-    return {key: value for key, value in config.to_dict().items() if key not in REPLACED}
 
 
 def longest_sequence(folder: Path, asked: int | None) -> int:

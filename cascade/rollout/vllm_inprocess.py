@@ -7,18 +7,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from cascade import parallel
 from cascade.config import PolicyConfig, RolloutConfig
 from cascade.errors import EngineError
 from cascade.models.published import blank_model, folder_weights, published_weights, same_architecture
-from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
+from cascade.rollout.checkpoint_folder import folder_stop_ids
 from cascade.rollout.claims import Claims
 from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample, as_requests
@@ -59,8 +58,7 @@ class VllmInProcessEngine(SamplingEngine):
         """See `ports.RolloutEngine`. Raises `EngineError` for a model that vLLM cannot run here."""
         with self.claims.alone("load"):
             config = AutoConfig.from_pretrained(folder)
-            generation = _generation_config(folder, config)
-            self.stop_ids = stop_ids(SimpleNamespace(generation_config=generation), self.tokenizer)
+            self.stop_ids = folder_stop_ids(folder, self.tokenizer)
             self._loads += 1
             if self._vllm is not None and not self._unusable and same_architecture(self._names.config, config):
                 self._replace(folder_weights(self._names, folder), 0)
@@ -231,9 +229,3 @@ class VllmInProcessEngine(SamplingEngine):
         for sample in self._running.values():
             sample.running = False
         self._running.clear()
-
-
-def _generation_config(folder: Path, config: Any) -> GenerationConfig:
-    if (folder / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_model_config(config)

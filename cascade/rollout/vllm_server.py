@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import AutoConfig
 
 from cascade import parallel
 from cascade.config import PolicyConfig, RolloutConfig
 from cascade.errors import CascadeError, EngineError
-from cascade.models.published import blank_model, published_weights
+from cascade.models.published import blank_model, published_weights, same_architecture
 from cascade.ports import Policy
-from cascade.rollout.checkpoint_folder import architecture, folder_stop_ids, longest_sequence
+from cascade.rollout.checkpoint_folder import folder_stop_ids, longest_sequence
 from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample
 from cascade.rollout.served import Requests
@@ -42,7 +43,6 @@ class VllmServerEngine(SamplingEngine):
         self._folder = folder
         self._replicas: Replicas | None = None
         self._requests: Requests | None = None
-        self._architecture: dict[str, Any] = {}
         self._names: Any = None  # a model without weights
         self.max_tokens = 0  # of prompt and completion
 
@@ -66,7 +66,6 @@ class VllmServerEngine(SamplingEngine):
     def load(self, folder: Path) -> None:
         """See `ports.RolloutEngine`. Raises `EngineError` when a server does not start, answer or take the weights."""
         self.max_tokens = longest_sequence(folder, self.config.max_model_len)
-        known, self._architecture = self._architecture, architecture(folder)
         if not any(folder.glob("*.safetensors")):
             raise EngineError(f"{folder} holds no safetensors files.", "Export the checkpoint again.")
         if self._replicas is None:
@@ -74,7 +73,8 @@ class VllmServerEngine(SamplingEngine):
         else:
             replicas = self._replicas
             weights = Weights(replicas.weights.load + 1, 0, folder, owner=replicas.weights.owner)
-            parallel.on_first(lambda: replicas.load(weights, self.max_tokens, fits=known == self._architecture))
+            fits = same_architecture(self._names.config, AutoConfig.from_pretrained(folder))
+            parallel.on_first(lambda: replicas.load(weights, self.max_tokens, fits=fits))
             replicas.weights = weights
         self._names = blank_model(folder)
         self._requests = Requests(self._replicas.pool, folder_stop_ids(folder, self.tokenizer))
