@@ -114,3 +114,17 @@ def on_first(action: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def everywhere(action: Callable[[], T]) -> T:
+    """What `action` returns on this rank; what it raises on any rank is raised on all. Collective."""
+    result: T | None = None
+    failed: CascadeError | None = None
+    try:
+        result = action()
+    except CascadeError as error:
+        failed = error
+    for error in gather(failed):
+        if error is not None:
+            raise error
+    return result  # type: ignore[return-value]

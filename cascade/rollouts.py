@@ -1,41 +1,15 @@
-"""From prompts to scored groups, spread over all ranks, the same on every rank afterwards."""
+"""From prompts to scored groups, on one process."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from cascade import parallel
 from cascade.episodes import Episode, play
 from cascade.errors import FailureKind, VerifierFailure
 from cascade.ports import Environment, RolloutEngine, ScoresEpisodes
 from cascade.prompts import Renderer
 from cascade.types import Group, Prompt, Rollout, Row, Score
-
-
-def collect_groups(
-    engine: RolloutEngine,
-    renderer: Renderer,
-    prompts: Sequence[Prompt],
-    *,
-    samples: int,
-    temperature: float,
-    max_tokens: Mapping[str, int],
-    seed: int,
-) -> list[Group]:
-    """Samples and scores `samples` rollouts of every prompt, in the order of the prompts. Collective.
-
-    Each rank samples and scores its share; every rank gets all.
-
-    Args:
-        renderer: what made the prompts, and holds their environments.
-        max_tokens: environment -> tokens that an episode has in all: sampled, and written by the environment.
-    """
-    share = parallel.spread(list(prompts))
-    groups = sample_groups(
-        engine, renderer, share, samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed
-    )
-    return parallel.collect(groups)
 
 
 def sample_groups(
@@ -48,7 +22,15 @@ def sample_groups(
     max_tokens: Mapping[str, int],
     seed: int,
 ) -> list[Group]:
-    """What `collect_groups` does on one process. Talks to no other process, so that any thread may call it."""
+    """Samples and scores `samples` rollouts of every prompt, in the order of the prompts.
+
+    Talks to no other process, so that any thread may call it.
+
+    Args:
+        prompts: this process's share of them.
+        renderer: what made the prompts, and holds their environments.
+        max_tokens: environment -> tokens that an episode has in all: sampled, and written by the environment.
+    """
     limits = [max_tokens[prompt.row.environment] for prompt in prompts]
     sampled = engine.generate(prompts, samples, temperature, limits, seed)
     first = [rollout for rollouts in sampled for rollout in rollouts]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -25,8 +25,6 @@ from cascade.serving.client import TopLogProbs
 from cascade.serving.copies import Weights
 from cascade.serving.replicas import Replicas
 from cascade.types import Rollout, TrainingSequence
-
-T = TypeVar("T")
 
 
 class VllmServerEngine(SamplingEngine):
@@ -176,7 +174,7 @@ class VllmServerEngine(SamplingEngine):
         replicas = Replicas(self._policy, self.config, self._folder, Weights(1, 0, folder, owner=owner))
         try:
             urls = parallel.on_first(lambda: replicas.start(self.max_tokens))
-            everywhere(lambda: None if parallel.rank() == 0 else replicas.follow(urls))
+            parallel.everywhere(lambda: None if parallel.rank() == 0 else replicas.follow(urls))
         except BaseException:
             replicas.close()
             raise
@@ -200,17 +198,3 @@ def _likeliest(entries: Sequence[TopLogProbs], k: int) -> tuple[torch.Tensor, to
     ranked = [sorted(entry.items(), key=lambda pair: -pair[1])[:k] for entry in entries]
     ids = torch.tensor([[token for token, _ in row] for row in ranked], dtype=torch.int64)
     return ids.view(-1, k), torch.tensor([[value for _, value in row] for row in ranked]).view(-1, k)
-
-
-def everywhere(action: Callable[[], T]) -> T:
-    """What `action` returns on this rank; what it raises on any rank is raised on all. Collective."""
-    result: T | None = None
-    failed: CascadeError | None = None
-    try:
-        result = action()
-    except CascadeError as error:
-        failed = error
-    for error in parallel.gather(failed):
-        if error is not None:
-            raise error
-    return result  # type: ignore[return-value]

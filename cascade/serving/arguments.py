@@ -26,7 +26,8 @@ def require_vllm() -> None:
     """Raises `EngineError` where vLLM is not installed. Does not import it."""
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
-            "vLLM is not installed here.", "On a CPU: `make vllm`; on GPUs: `pip install vllm`; or set `rollout=hf`."
+            "vLLM is not installed here.",
+            "On a CPU: `make vllm`; on GPUs: `pip install vllm`; or set `rollout=hf` and `teachers=local`.",
         )
 
 

@@ -13,16 +13,17 @@ PARENT = "CASCADE_PARENT"
 API_SERVER = "vllm.entrypoints.openai.api_server"
 
 
-def end_with_parent(parent: int) -> None:
-    """The kernel kills this process when the thread that started it ends. Linux only; elsewhere nothing happens.
+def die_with_parent() -> None:
+    """The kernel kills this process when the thread that started it ends. Linux only; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
-    A parent that ended before the kernel was told goes unseen, so this process ends itself if it has another by now.
-    """
-    if sys.platform != "linux":
-        return
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
+
+def end_with_parent(parent: int) -> None:
+    """`die_with_parent`, also where the parent has ended before the kernel was told: then there is another by now."""
+    die_with_parent()
+    if sys.platform == "linux" and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,10 +6,7 @@ start, update, finish) in the backend named `cascade`.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,6 +31,7 @@ from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
 
 from cascade.errors import EngineError
+from cascade.serving.serve import die_with_parent
 
 BACKEND = "cascade"
 REPLICA = "CASCADE_REPLICA"
@@ -50,13 +48,6 @@ def register() -> None:
         die_with_parent()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, CascadeTransfer)
-
-
-def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends. Linux only; elsewhere nothing happens."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 class LogitScale:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cascade.config import Recipe
-from cascade.errors import EngineError
 from cascade.ports import RolloutEngine, TeacherScorer
+from cascade.serving.arguments import require_vllm
 from cascade.teachers.served import ServedTeacherScorer, Station
 
 
@@ -27,12 +26,8 @@ class Engines:
     def __post_init__(self) -> None:
         """Raises `EngineError` when an engine that the recipe asks for is not installed: before any compute."""
         for asked in (self.recipe.rollout, self.recipe.teachers):
-            starts_vllm = asked.engine.startswith("vllm") and not asked.urls
-            if starts_vllm and importlib.util.find_spec("vllm") is None:
-                raise EngineError(
-                    f"The recipe asks for {asked.engine}, but vLLM is not installed.",
-                    "On a CPU: `make vllm`. On GPUs: `pip install vllm`. Or choose `rollout=hf` and `teachers=local`.",
-                )
+            if asked.engine.startswith("vllm") and not asked.urls:
+                require_vllm()
 
     def rollout(self, weights: Path) -> RolloutEngine:
         """The rollout engine of the recipe with the weights of a Hugging Face folder. Collective."""

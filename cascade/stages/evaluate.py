@@ -7,11 +7,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from cascade import parallel
 from cascade.config import EvaluationConfig
 from cascade.errors import EngineError
 from cascade.ports import RolloutEngine
 from cascade.prompts import Renderer
-from cascade.rollouts import collect_groups
+from cascade.rollouts import sample_groups
 from cascade.seeds import derived_seed
 from cascade.types import Group, Split, SplitScore
 
@@ -35,17 +36,17 @@ def _evaluate_split(
 ) -> dict[str, SplitScore]:
     wanted = config.validation_rows if split == "validation" else config.test_rows
     rows = [row for environment in renderer.environments.values() for row in environment.rows(split)[:wanted]]
-    groups = collect_groups(
+    share = sample_groups(
         engine,
         renderer,
-        [renderer.prompt(row) for row in rows],
+        parallel.spread([renderer.prompt(row) for row in rows]),
         samples=config.samples,
         temperature=config.temperature,
         max_tokens=max_tokens,
         seed=derived_seed("evaluation", split),
     )
     by_domain: dict[str, list[Group]] = defaultdict(list)
-    for group in groups:
+    for group in parallel.collect(share):
         by_domain[group.prompt.row.domain].append(group)
     return {domain: score_groups(found, config.samples) for domain, found in by_domain.items()}
 
