@@ -11,8 +11,7 @@ from typing import Literal, TypeVar, cast
 
 from cascade.errors import EngineError
 from cascade.rollout.samples import Sample, as_requests
-from cascade.serving.client import Refused, Sampling, TopLogProbs, Unreachable
-from cascade.serving.client import Sample as Answer
+from cascade.serving.client import Continuation, Refused, Sampling, TopLogProbs, Unreachable
 from cascade.serving.copies import Weights
 from cascade.serving.member import Member
 from cascade.serving.pool import Pool
@@ -105,7 +104,7 @@ class Requests:
 
     async def _finish(self, call: Call, samples: list[Sample], temperature: float, seed: int) -> None:
         """Grows the samples of one request; those that come back interrupted go on by themselves."""
-        answers: list[Answer] | None = None
+        answers: list[Continuation] | None = None
         while answers is None and not call.ended:
             async with self._gate.at(1.0):
                 answers = await self._ask(call, samples, temperature, seed)
@@ -115,13 +114,13 @@ class Requests:
         if left and not call.ended:
             await all_or_first_error(self._finish(call, [sample], temperature, seed) for sample in left)
 
-    async def _ask(self, call: Call, samples: list[Sample], temperature: float, seed: int) -> list[Answer] | None:
+    async def _ask(self, call: Call, samples: list[Sample], temperature: float, seed: int) -> list[Continuation] | None:
         """What a replica samples; None where the call has ended, or where another logit scale is wanted first."""
         first = samples[0]
         context, left = first.context(), first.limit - first.length
         asked = Sampling(len(samples), left, temperature, first.seed(seed), self.stop_ids)
 
-        async def ask(member: Member) -> list[Answer]:
+        async def ask(member: Member) -> list[Continuation]:
             await self._set_scale(member, 1.0)
             weights, name = self.pool.current, next(self._names)
             call.flying[name] = member
@@ -150,7 +149,7 @@ def _parts(request: list[Sample]) -> list[list[Sample]]:
     return [request[start : start + SAMPLES_AT_ONCE] for start in range(0, len(request), SAMPLES_AT_ONCE)]
 
 
-def _check(answer: Answer, weights: Weights, member: Member) -> None:
+def _check(answer: Continuation, weights: Weights, member: Member) -> None:
     """Raises `Unreachable` for tokens that are not of the weights at the time of the request, or of later ones."""
     versions = [weights.numbers_in(label) for label, _ in answer.versions]
     if any(version is None or version < weights.numbers for version in versions):
@@ -166,7 +165,7 @@ def _check(answer: Answer, weights: Weights, member: Member) -> None:
         )
 
 
-def _add(sample: Sample, answer: Answer, weights: Weights) -> None:
+def _add(sample: Sample, answer: Continuation, weights: Weights) -> None:
     tokens = iter(zip(answer.token_ids, answer.log_probs, strict=True))
     for label, count in answer.versions:
         numbers = weights.numbers_in(label)

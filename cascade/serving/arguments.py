@@ -48,6 +48,7 @@ def served_arguments(
     words += ["--worker-extension-cls", "cascade.serving.worker.LogitScale", "--disable-uvicorn-access-log"]
     words += ["--max-model-len", str(max_tokens + 1)]
     if not torch.cuda.is_available():
+        words += ["--kv-cache-memory-bytes", str(int(rollout.kv_cache_gib * 2**30))]
         return [*words, "--enforce-eager", "--no-enable-chunked-prefill"]
     words += ["--tensor-parallel-size", str(rollout.tensor_parallel)]
     return [*words, "--gpu-memory-utilization", str(rollout.gpu_memory_utilization)]
@@ -71,7 +72,7 @@ def served_environment(index: int, rollout: RolloutConfig) -> dict[str, str]:
         common["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA handles travel pickled
     if torch.cuda.is_available():
         return {**inherited, **common, "CUDA_VISIBLE_DEVICES": ",".join(gpus(index, rollout, os.environ))}
-    return {**inherited, **common, **_cpu_environment(rollout)}
+    return {**inherited, **common, **_cpu_environment()}
 
 
 def gpus(index: int, rollout: RolloutConfig, environment: Mapping[str, str]) -> list[str]:
@@ -92,10 +93,9 @@ def gpus(index: int, rollout: RolloutConfig, environment: Mapping[str, str]) -> 
     return chosen
 
 
-def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
+def _cpu_environment() -> dict[str, str]:
     return {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TORCHDYNAMO_DISABLE": "1",  # the sampler would be compiled at the first request, for seconds

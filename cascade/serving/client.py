@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Continuation:
     """One continuation, e.g. 3 tokens, of which the first two by version "1.4" and the last by "1.5"."""
 
     token_ids: tuple[int, ...]
@@ -61,7 +61,7 @@ class Client:
         self._deadlines: set[asyncio.Timeout] = set()  # of requests that a pause stretches
         self._paused_at: float | None = None
 
-    async def generate(self, token_ids: Sequence[int], asked: Sampling, request_id: str) -> list[Sample]:
+    async def generate(self, token_ids: Sequence[int], asked: Sampling, request_id: str) -> list[Continuation]:
         """The continuations, in the order of their seeds."""
         parameters = {
             "n": asked.count,
@@ -176,10 +176,10 @@ class Client:
         raise kind(f"{what} answered {response.status_code}: {_message(response)}", "See the server's log.")
 
 
-def _sample(choice: Any) -> Sample:
+def _sample(choice: Any) -> Continuation:
     spans = choice["weight_versions"] or []
     content = (choice["logprobs"] or {}).get("content") or []
-    return Sample(
+    return Continuation(
         tuple(choice["token_ids"]),
         tuple(entry["logprob"] for entry in content),
         tuple((span["version"], span["end"] - span["start"]) for span in spans),
