@@ -1,0 +1,1 @@
+"""Questions to judge models over any OpenAI-compatible endpoint. No torch."""
