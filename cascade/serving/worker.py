@@ -31,7 +31,7 @@ from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
 
 from cascade.errors import EngineError
-from cascade.serving.serve import die_with_parent
+from cascade.processes import die_with_parent
 
 BACKEND = "cascade"
 REPLICA = "CASCADE_REPLICA"

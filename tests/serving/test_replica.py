@@ -24,7 +24,7 @@ from tests.processes import ROOT, environment
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: `make vllm`")
 CHILD = (
-    "import os, sys, time; from cascade.serving.serve import end_with_parent; "
+    "import os, sys, time; from cascade.processes import end_with_parent; "
     "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(60)"
 )
 
