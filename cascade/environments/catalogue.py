@@ -21,15 +21,30 @@ from cascade.ports import Environment
 
 BUILT_IN = {
     "addition": "cascade.environments.addition.Addition",
+    "bfcl": "cascade.environments.bfcl.Bfcl",
     "calculator": "cascade.environments.calculator.Calculator",
     "conversations": "cascade.environments.conversations.Conversations",
+    "function_call": "cascade.environments.function_call.FunctionCall",
     "gsm8k": "cascade.environments.gsm8k.Gsm8k",
+    "instruction_following": "cascade.environments.instruction_following.InstructionFollowing",
+    "maths": "cascade.environments.maths.Maths",
+    "multi_document_qa": "cascade.environments.multi_document_qa.MultiDocumentQa",
+    "multiple_choice": "cascade.environments.multiple_choice.MultipleChoice",
     "needle_digits": "cascade.environments.needle_digits.NeedleDigits",
     "option_lookup": "cascade.environments.option_lookup.OptionLookup",
+    "preference": "cascade.environments.preference.Preference",
+    "preference_pairs": "cascade.environments.preference_pairs.PreferencePairs",
     "ranked_items": "cascade.environments.ranked_items.RankedItems",
+    "reasoning_gym": "cascade.environments.reasoning_gym.ReasoningGym",
+    "recall": "cascade.environments.recall.Recall",
     "record_fields": "cascade.environments.record_fields.RecordFields",
+    "reward_functions": "cascade.environments.reward_functions.RewardFunctions",
+    "structured_output": "cascade.environments.structured_output.StructuredOutput",
     "tool_call": "cascade.environments.tool_call.ToolCall",
+    "tool_state": "cascade.environments.tiny_state.ToolState",
+    "word_constraints": "cascade.environments.word_constraints.WordConstraints",
     "word_operations": "cascade.environments.word_operations.WordOperations",
+    "workplace": "cascade.environments.workplace.Workplace",
 }
 
 
@@ -67,6 +82,17 @@ def build_environment(name: str, config: EnvironmentConfig, seed: int, origins: 
             "Correct the domain, or choose another kind.",
         )
     return environment
+
+
+def environment_alone(
+    kind: str, params: Mapping[str, Any], origins: Origins = NOWHERE
+) -> tuple[EnvironmentConfig, Environment]:
+    """An environment outside a recipe, called like its kind, of the domain that its class is of by default."""
+    name = kind.rpartition(".")[2]
+    cls = _class_of(kind, f"environments.{name}", origins)
+    domain = next((field.default for field in dataclasses.fields(cls) if field.name == "domain"), None)
+    config = EnvironmentConfig(kind=kind, domain=str(domain or cls.domain), params=dict(params))
+    return config, build_environment(name, config, 0, origins)
 
 
 def _typed_params(cls: Any, params: Mapping[str, Any], at: str, origins: Origins) -> dict[str, Any]:

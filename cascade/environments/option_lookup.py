@@ -1,4 +1,4 @@
-"""multiple_choice: which option has a property, e.g. `digit? A kz B w7 C Rz D mt` -> `B`."""
+"""multiple_choice: which option has a property, e.g. `digit? A kz B w7 C Rz D mt` -> `\\boxed{B}`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cascade.environments.boxed import last_boxed
+from cascade.environments.choice_letter import grade
 from cascade.environments.procedural import DIGITS, LETTERS, ProceduralEnvironment, Task, at_least
+from cascade.types import Row, Score
 
 LABELS = "ABCD"
 CONSONANTS = "bcdfghjklmnpqrstvwxz"
@@ -36,4 +39,9 @@ class OptionLookup(ProceduralEnvironment):
         for place, wanted in zip(places, (asked, *others), strict=False):
             options[place][rng.randrange(self.option_length)] = rng.choice(PROPERTIES[wanted])
         shown = " ".join(f"{label} {''.join(option)}" for label, option in zip(LABELS, options, strict=True))
-        return Task(f"{asked}? {shown}", LABELS[places[0]])
+        return Task(f"{asked}? {shown}", f"\\boxed{{{LABELS[places[0]]}}}")
+
+    def score(self, row: Row, answer: str) -> Score:
+        """1 for the letter in the last box, as `multiple_choice` reads it."""
+        correct = float(grade(answer, str(last_boxed(row.data["answer"])), LABELS))
+        return Score(correct, {"correct": correct})

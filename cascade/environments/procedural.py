@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cascade.errors import ConfigError, DataError
 from cascade.types import Message, Row, Score, Split
@@ -77,6 +77,13 @@ class ProceduralEnvironment(ABC):
             f"Environment {self.name} found only {len(found)} of {wanted} distinct {split} rows.",
             f"Ask for fewer {split}_rows, or widen the task.",
         )
+
+    def read(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A record with `question` and `answer`. Raises `DataError` for any other."""
+        data = {key: record.get(key) for key in ("question", "answer")}
+        if not all(isinstance(value, str) for value in data.values()):
+            raise DataError("The row has no `question` and `answer`.", "Give both, as text.")
+        return data
 
     def messages(self, row: Row) -> list[Message]:
         return [{"role": "user", "content": row.data["question"]}]

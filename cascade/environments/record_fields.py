@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cascade.environments.json_answer import read_object, same_values
 from cascade.environments.procedural import ProceduralEnvironment, Task
+from cascade.environments.structured_output import grade
 from cascade.types import Row, Score
 
 NAMES = (
@@ -35,8 +36,14 @@ class RecordFields(ProceduralEnvironment):
         return Task(question, json.dumps({key: record[key] for key in asked}, separators=(",", ":")))
 
     def score(self, row: Row, answer: str) -> Score:
-        """1 for the object; `parsed` and `keys` tell how far a wrong answer got."""
-        expected, found = json.loads(row.data["answer"]), read_object(answer)
-        correct = float(same_values(found, expected))
-        right_keys = float(found is not None and found.keys() == expected.keys())
-        return Score(correct, {"parsed": float(found is not None), "keys": right_keys, "correct": correct})
+        """1 for the object, as `structured_output` checks it; `read`: the answer is JSON."""
+        found = grade(answer, schema_of(row.data["answer"]))
+        return Score(found["valid"], {"read": found["read"], "correct": found["valid"]})
+
+
+@functools.lru_cache(maxsize=20_000)
+def schema_of(record: str) -> str:
+    """The JSON schema that this record alone is valid under, e.g. of `{"age":34}`."""
+    return json.dumps(
+        {"type": "object", "properties": {key: {"const": value} for key, value in json.loads(record).items()}}
+    )

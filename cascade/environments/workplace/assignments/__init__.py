@@ -1,0 +1,1 @@
+"""Assignments in the generated office: what is asked, and the calls that do it."""
