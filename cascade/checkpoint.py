@@ -12,7 +12,7 @@ from typing import Any
 from cascade import parallel
 from cascade.atomic import commit_folder, is_complete, write_json
 from cascade.errors import EngineError
-from cascade.ports import Policy
+from cascade.ports import Trainee
 from cascade.types import SampledBatch
 
 LABEL = "made_by.json"  # identity and sharding, to be read before the engine's own files
@@ -31,7 +31,7 @@ class StageState:
     waiting: Sequence[SampledBatch] = ()  # sampled ahead, to be trained on next
 
 
-def save(policy: Policy, folder: Path, state: StageState) -> None:
+def save(policy: Trainee, folder: Path, state: StageState) -> None:
     """Writes `folder/step_000100` atomically and removes all but the newest two. Collective."""
     final = folder / f"step_{state.step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -51,7 +51,7 @@ def save(policy: Policy, folder: Path, state: StageState) -> None:
     parallel.barrier()
 
 
-def restore(policy: Policy, folder: Path, identity: str, sharding: Mapping[str, Any]) -> StageState | None:
+def restore(policy: Trainee, folder: Path, identity: str, sharding: Mapping[str, Any]) -> StageState | None:
     """Loads the newest complete checkpoint of this very stage into the policy; None when there is none. Collective.
 
     Raises `EngineError` when it was saved under another sharding: its optimiser state does not fit this one.

@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--check-gold", action="store_true", help="every row's gold answer must score 1")
     evaluate.set_defaults(command=commands.evaluate)
 
+    _score(sub, commands)
     _registry(sub, commands)
 
     export = sub.add_parser("export", help="copy a checkpoint as a Hugging Face folder with its model card")
@@ -90,6 +91,24 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=commands.doctor)
     return top
+
+
+def _score(sub: argparse._SubParsersAction[Command], commands: object) -> None:
+    score = sub.add_parser("score", help="score completions in a file with any environment; no model, no recipe")
+    score.add_argument("--environment", required=True, metavar="KIND", help="a built-in kind, or a dotted path")
+    score.add_argument("--rows", required=True, help="rows, as the environment reads them")
+    score.add_argument("--completions", required=True, help='one {"completion": TEXT or MESSAGES} a row')
+    score.add_argument("--out", required=True, help="verdicts, one JSON object a line")
+    score.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help="of the environment, in YAML")
+    score.add_argument("--workers", type=_workers, help="verifier processes; default: one a core")
+    score.set_defaults(command=commands.score)  # type: ignore[attr-defined]
+
+
+def _workers(word: str) -> int:
+    """A number of workers. Raises `ArgumentTypeError` for anything else."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError("workers are 1 or more")
+    return int(word)
 
 
 def _registry(sub: argparse._SubParsersAction[Command], commands: object) -> None:

@@ -6,17 +6,20 @@ import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from cascade.compose import load_recipe
-from cascade.config import Recipe
-from cascade.environments.catalogue import build_environments
+from cascade.config import Recipe, VerifiersConfig
+from cascade.environments.catalogue import build_environments, environment_alone
 from cascade.errors import ConfigError
 from cascade.locations import recipe_names
 from cascade.naming import nearest
 from cascade.ports import Environment
-from cascade.recipe_checks import check_recipe
+from cascade.recipe_checks import check_pairs, check_recipe
 from cascade.run_folder import RunFolder, json_text, read_status
 from cascade.types import Checkpoint
 
@@ -33,6 +36,7 @@ def checked_recipe(words: Sequence[str]) -> tuple[Recipe, list[str], dict[str, E
     recipe, origins = load_recipe(named[0], overrides)
     order = check_recipe(recipe, origins)
     environments = build_environments(recipe.environments, recipe.seed, origins)
+    check_pairs(recipe, environments, origins)
     return recipe, order, environments, json.dumps([named[0], *overrides])
 
 
@@ -66,7 +70,7 @@ def status(options: argparse.Namespace, _: Sequence[str]) -> None:
 
     for stage in state["stages"]:
         steps = f"{stage['steps']} steps, {stage['wall_s']:.0f} s" if stage["steps"] else ""
-        print(f"{stage['name']:<24} {stage['kind']:<5} from {stage['parent']:<20} {stage['status']:<12} {steps}")
+        print(f"{stage['name']:<24} {stage['kind']:<12} from {stage['parent']:<20} {stage['status']:<12} {steps}")
     print(f"{state['registry']} checkpoints in the registry")
     if any(stage["scores"] for stage in state["stages"]):
         print(regression_matrix(state["stages"], "test"))
@@ -76,7 +80,7 @@ def evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Evaluates a checkpoint, or checks that every row's gold answer scores 1."""
     recipe, _order, environments, _asked = checked_recipe(options.overrides)
     if options.check_gold:
-        return _check_gold(environments)
+        return _check_gold(recipe, environments)
     from cascade.stages.standalone import evaluate_checkpoint
 
     model = _model_path(recipe, options.model)
@@ -90,6 +94,20 @@ def evaluate(options: argparse.Namespace, _: Sequence[str]) -> int:
             passed = f"  pass@{score.k} {score.pass_at_k:.3f} ± {score.pass_at_k_interval:.3f}" if score.k > 1 else ""
             print(f"{split:<12} {domain:<24} {mean}{passed}  (95 %, n={score.n})")
     return 0
+
+
+def score(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Scores completions of a file against the rows of another."""
+    from cascade.score_files import score_files, write_verdicts
+    from cascade.verification.build import build_verifiers
+    from cascade.verification.jobs import EnvironmentSpec
+
+    config, environment = environment_alone(options.environment, _params(options.param))
+    name = config.kind.rpartition(".")[2]
+    specs = {name: EnvironmentSpec(name, config, 0)}
+    with closing(build_verifiers(VerifiersConfig(workers=options.workers), {name: environment}, specs)) as verifiers:
+        verdicts = score_files(environment, name, options.rows, options.completions, verifiers)
+    print(write_verdicts(verdicts, Path(options.out)))
 
 
 def registry(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -184,21 +202,35 @@ def _model_path(recipe: Recipe, name: str | None) -> Path:
         return Path(name)
     run_dir = RunFolder(Path(recipe.run_dir))
     with Registry(_existing(run_dir)) as known:
-        if not known.count():
+        policies = [entry for entry in known.list() if entry.kind != "reward_model"]
+        if not policies:
             raise ConfigError(f"{run_dir.registry} has no checkpoint.", "Run the recipe, or give a folder by --model.")
-        checkpoint = _checkpoint(known, name) if name else known.list()[-1]
+        checkpoint = _checkpoint(known, name) if name else policies[-1]
+        if checkpoint.kind == "reward_model":
+            raise ConfigError(
+                f"{checkpoint.stage} is a reward model, which writes no text to evaluate.",
+                f"Its accuracy on pairs is in {run_dir.evaluation(checkpoint.stage)}.",
+            )
     return run_dir.path / checkpoint.path
 
 
-def _check_gold(environments: Mapping[str, Environment]) -> int:
-    wrong = 0
-    for name, environment in environments.items():
-        for split in ("train", "validation", "test"):
-            rows = environment.rows(split)
-            bad = [row.id for row in rows if environment.score(row, environment.gold(row)).reward != 1.0]
-            wrong += len(bad)
-            print(f"{name:<24} {split:<12} {len(rows) - len(bad)}/{len(rows)} gold answers score 1", *bad[:3])
+def _check_gold(recipe: Recipe, environments: Mapping[str, Environment]) -> int:
+    from cascade.gold_check import check_gold
+    from cascade.verification.build import build_verifiers
+    from cascade.verification.jobs import specs_of
+
+    specs, wrong = specs_of(recipe.environments, recipe.seed), 0
+    with closing(build_verifiers(recipe.verifiers, environments, specs)) as verifiers:
+        for found in check_gold(environments, verifiers):
+            wrong += len(found.wrong)
+            print(found)
     return int(wrong > 0)
+
+
+def _params(words: Sequence[str]) -> dict[str, Any]:
+    """`["grading=fraction", "judge.model=m"]` -> nested values, each read as YAML."""
+    params = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
+    return cast(dict[str, Any], params)
 
 
 def _show(entry: Checkpoint, scores: Mapping[str, Mapping[str, Any]], lineage: Sequence[str]) -> None:

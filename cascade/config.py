@@ -105,6 +105,18 @@ class TeachersConfig:
 
 
 @dataclass(config=CLOSED)
+class VerifiersConfig:
+    """What turns answers into verdicts where an environment sets a deadline: worker processes."""
+
+    engine: Literal["local", "ray"] = key("local", "local: on this machine; ray: on the nodes of a Ray cluster")
+    workers: Positive | None = key(None, "processes that score; default: one a core, on a cluster one a CPU of it")
+    cache_entries: NonNegative = key(100_000, "verdicts remembered by row and answer; 0: none")
+    retries: NonNegative = key(2, "of a verdict that a busy or lost machine did not deliver")
+    memory_gib: PositiveFloat = key(2.0, "of a worker; an answer that needs more is the model's own fault")
+    address: str | None = key(None, "ray: of the cluster; default: `$RAY_ADDRESS`, else one is started here")
+
+
+@dataclass(config=CLOSED)
 class LaunchConfig:
     """How processes are started."""
 
@@ -124,6 +136,15 @@ class TrackingConfig:
 
 
 @dataclass(config=CLOSED)
+class PenaltiesConfig:
+    """What faults of writing take off a reward; as much as the highest reward zeroes it, as later recipes do."""
+
+    empty_answer: NonNegativeFloat = key(0.0, "the last turn has no answer")
+    reasoning_as_answer: NonNegativeFloat = key(0.0, "in any turn, reasoning and answer are the same text")
+    think_tags: NonNegativeFloat = key(0.0, "any turn has more or fewer tags of reasoning than its mode asks for")
+
+
+@dataclass(config=CLOSED)
 class EnvironmentConfig:
     """One environment: rows, prompts and reward of a domain."""
 
@@ -133,6 +154,7 @@ class EnvironmentConfig:
         256, "tokens; the limit in evaluation and, unless a stage says less, in training"
     )
     thinking: Switch | None = key(None, "ask for reasoning, or for none; default: what the chat template does")
+    penalties: PenaltiesConfig = key(PenaltiesConfig, "taken off rewards above 0, down to 0")
     params: dict[str, Any] = key(dict, "the environment's own parameters; an unknown one is refused")
 
 
@@ -159,7 +181,11 @@ class GateConfig:
 class StageBase:
     """Keys that every kind of stage has."""
 
-    parent: str | None = Field(default=None, alias="from", description="stage to start from; default: the one before")
+    parent: str | None = Field(
+        default=None,
+        alias="from",
+        description="stage to start from; default: the one before, and behind a reward model that model's own parent",
+    )
     mix: dict[str, PositiveFloat] = required("environment -> weight in the blend", min_length=1)
     max_steps: NonNegative = required("optimiser steps")
     learning_rate: NonNegativeFloat = required("peak rate")
@@ -182,6 +208,19 @@ class SftStage(StageBase):
     kind: Literal["sft"] = "sft"
     freeze_router: Switch = key(False, "keep the experts' router as it is")
     batch_size: Positive = key(64, "conversations an optimiser step, over all processes")
+
+
+@dataclass(config=CLOSED, kw_only=True)
+class RewardModelStage(StageBase):
+    """A reward model: a scalar head on the parent's backbone, trained on preference pairs (Ouyang et al. 2022, eq. 1).
+
+    One document a row, whatever `policy.packing` says. Evaluated on the pairs of its own environments only, beside a
+    baseline that sees nothing but lengths; no stage can start from it and no stage can have it as a teacher.
+    """
+
+    kind: Literal["reward_model"] = "reward_model"
+    freeze_router: Switch = key(False, "keep the experts' router as it is")
+    batch_size: Positive = key(64, "pairs an optimiser step, over all processes")
 
 
 @dataclass(config=CLOSED, kw_only=True)
@@ -222,6 +261,12 @@ class RlStage(SamplingStage):
     epsilon_low: NonNegativeFloat = key(0.2, "clip of off-policy steps, below")
     epsilon_high: NonNegativeFloat = key(0.28, "clip of off-policy steps, above")
     kl_coef: NonNegativeFloat = key(0.0, "k3 penalty against the parent checkpoint")
+    reward_model: str | None = key(
+        None,
+        "a reward_model stage: its reward is added to those of the domain `preference`, and is the reward where the "
+        "environment only holds pairs",
+    )
+    reward_model_weight: PositiveFloat = key(1.0, "what the reward model's reward is multiplied by")
     dynamic_filtering: Switch = key(True, "drop groups whose rewards are all equal and draw new prompts")
     max_refills: NonNegative = key(1, "rounds of new prompts after the first")
 
@@ -246,8 +291,13 @@ class MopdStage(SamplingStage):
     )
 
 
-Stage = Annotated[SftStage | RlStage | MopdStage, Field(discriminator="kind")]
-STAGES: dict[str, type[SftStage | RlStage | MopdStage]] = {"sft": SftStage, "rl": RlStage, "mopd": MopdStage}
+Stage = Annotated[SftStage | RlStage | MopdStage | RewardModelStage, Field(discriminator="kind")]
+STAGES: dict[str, type[SftStage | RlStage | MopdStage | RewardModelStage]] = {
+    "sft": SftStage,
+    "rl": RlStage,
+    "mopd": MopdStage,
+    "reward_model": RewardModelStage,
+}
 
 
 @dataclass(config=CLOSED, kw_only=True)
@@ -261,6 +311,7 @@ class Recipe:
     policy: PolicyConfig = key(PolicyConfig, "the model in training")
     rollout: RolloutConfig = key(RolloutConfig, "the sampling engine")
     teachers: TeachersConfig = key(TeachersConfig, "the scoring engine")
+    verifiers: VerifiersConfig = key(VerifiersConfig, "what scores answers under a deadline")
     launch: LaunchConfig = key(LaunchConfig, "processes")
     tracking: TrackingConfig = key(TrackingConfig, "where metrics go")
     evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")

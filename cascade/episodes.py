@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade.data.chat import completion_text
-from cascade.data.dialogue import CLOSE, Context, Dialogue, Turn
+from cascade.data.dialogue import Context, Dialogue, Turn
+from cascade.environments.attempts import attempt_at
 from cascade.errors import DataError, FailureKind, VerifierFailure
-from cascade.ports import MultiTurn, OffersTools, RolloutEngine
+from cascade.ports import MultiTurn, RolloutEngine
 from cascade.prompts import Renderer
 from cascade.rollout.fresh import context, merged
 from cascade.seeds import derived_seed
-from cascade.types import Message, Prompt, Rollout, VersionSpan
+from cascade.types import Attempt, Message, Prompt, Rollout, VersionSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,20 @@ class Episode:
     limit: int  # tokens of the whole episode, the environment's included
     context: Context | None = None  # of the turn being sampled; None: the first
     turns: tuple[Turn, ...] = ()  # those that the environment answered
-    answers: tuple[str, ...] = ()  # of all turns, without reasoning
+    texts: tuple[str, ...] = ()  # what the model wrote in all turns
     elsewhere: int = 0  # tokens of the episode that are not in `rollout.token_ids`
     failure: VerifierFailure | None = None
 
     @property
     def over(self) -> bool:
         """Whether no answer of the environment awaits the model."""
-        return self.failure is not None or len(self.answers) > len(self.turns)
+        return self.failure is not None or len(self.texts) > len(self.turns)
+
+    @property
+    def attempt(self) -> Attempt:
+        """What is judged."""
+        finished, opened = self.rollout.finish_reason == "stop", self.rollout.prompt.thinking
+        return attempt_at(self.texts, opened, finished, self.rollout.token_ids)
 
 
 def play(
@@ -73,20 +80,10 @@ def play(
     return [_told_apart(renderer, episode) for episode in played]
 
 
-def without_reasoning(text: str, thinking: bool) -> str:
-    """What is judged of a turn. Reasoning that never ended leaves nothing."""
-    if not thinking:
-        return text
-    _, closed, answer = text.rpartition(CLOSE)
-    return answer.strip() if closed else ""
-
-
 def _opened(renderer: Renderer, prompt: Prompt) -> Dialogue:
     row = prompt.row
-    environment = renderer.environments[row.environment]
-    tools = environment.tools(row) if isinstance(environment, OffersTools) else None
-    thinking = renderer.thinking[row.environment]
-    return Dialogue(renderer.tokenizer, environment.messages(row), prompt.token_ids, tools, thinking)
+    messages = renderer.environments[row.environment].messages(row)
+    return Dialogue(renderer.tokenizer, messages, prompt.token_ids, renderer.tools_of(row), renderer.thinking_of(row))
 
 
 def _answered(engine: RolloutEngine, renderer: Renderer, episode: Episode) -> Episode:
@@ -96,16 +93,15 @@ def _answered(engine: RolloutEngine, renderer: Renderer, episode: Episode) -> Ep
     if rollout.sampled:
         rollout = dataclasses.replace(rollout, sampled=rollout.sampled + (1,) * len(own))
     text = completion_text(renderer.tokenizer, own) if rollout.sampled else rollout.text
-    answer = without_reasoning(text, rollout.prompt.thinking)
-    heard = dataclasses.replace(episode, rollout=rollout, answers=(*episode.answers, answer))
+    heard = dataclasses.replace(episode, rollout=rollout, texts=(*episode.texts, text))
     if rollout.finish_reason != "stop":
         return heard
     row = rollout.prompt.row
     environment = renderer.environments[row.environment]
-    if not isinstance(environment, MultiTurn) or len(heard.answers) >= environment.max_turns:
+    if not isinstance(environment, MultiTurn) or len(heard.texts) >= environment.max_turns:
         return heard
     try:
-        replies = environment.respond(row, heard.answers)
+        replies = environment.respond(row, heard.attempt.answers)
         return _continued(engine, heard, own, replies) if replies else heard
     except VerifierFailure as failure:
         return dataclasses.replace(heard, failure=failure)

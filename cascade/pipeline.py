@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -12,25 +13,29 @@ from typing import Any
 
 from cascade import parallel
 from cascade.atomic import is_complete, write_json, write_text
-from cascade.config import MopdStage, Recipe
+from cascade.config import MopdStage, Recipe, RewardModelStage, RlStage
 from cascade.data.datasets import fingerprint
+from cascade.environments.held_out import refuse_held_out
 from cascade.errors import GateStop
 from cascade.identity import hash_of, stage_identity, versions
+from cascade.models.reward import require_reward_head
 from cascade.policy.export import CARD
 from cascade.ports import Environment
-from cascade.prompts import Renderer
+from cascade.prompts import Renderer, trained_messages
 from cascade.run_folder import RunFolder, StageStatus
 from cascade.stage_graph import BASE, parents
 from cascade.stages.base import prepare_base
 from cascade.stages.engines import Engines
-from cascade.stages.evaluate import evaluate
+from cascade.stages.evaluate import evaluate, scored_environments
 from cascade.stages.gates import check_gates, sentence
+from cascade.stages.reward_model import judged
+from cascade.stages.rollout_rewards import REWARD
 from cascade.stages.train import StageJob, completion_limits, thinking_modes, train_stage
 from cascade.teachers.model_card import model_card
 from cascade.teachers.registry import Registry
 from cascade.teachers.weights import weights_sha256
 from cascade.tracking.stage import StageTrackers
-from cascade.types import Checkpoint, GateResult, Scores, StageResult
+from cascade.types import Checkpoint, GateResult, PairScores, Scores, StageResult
 
 
 @dataclass
@@ -50,7 +55,10 @@ class Pipeline:
 
     def execute(self) -> None:
         """Runs every stage that is not done. Collective. Raises `GateStop` when a gate stops the run."""
+        parallel.on_first(self._refuse_held_out)
         base = prepare_base(self.recipe, self.run, self.tokenizer)
+        if any(isinstance(stage, RewardModelStage) for stage in self.recipe.stages.values()):
+            require_reward_head(self.run.path / base.path)  # before any compute is spent
         self.trained[BASE] = self.effective[BASE] = base
         parallel.on_first(lambda: self._register(base))
         if self.recipe.model.path:
@@ -90,8 +98,7 @@ class Pipeline:
 
     def _judge(self, job: StageJob, result: StageResult, checkpoint: Checkpoint) -> None:
         """Evaluates the stage in every domain, checks its gates, and decides what its children start from."""
-        scores = self._evaluated(checkpoint, job.name)
-        gates = parallel.on_first(lambda: self._gates(job, scores))
+        scores, gates = self._measured(job, checkpoint)
         failed = [gate for gate in gates if not gate.passed]
         rolled_back = any(gate.action == "rollback" for gate in failed)
         stopped = [gate for gate in failed if gate.action == "stop"]
@@ -106,15 +113,38 @@ class Pipeline:
                 "Change the stage, or the gate's action, and run again.",
             )
 
+    def _measured(self, job: StageJob, checkpoint: Checkpoint) -> tuple[Scores, list[GateResult]]:
+        """The scores and gates of a stage. A reward model has accuracies instead, which no policy is compared with."""
+        if isinstance(job.stage, RewardModelStage):
+            pairs = judged(job, self.trackers.say)
+            parallel.on_first(lambda: self._write_card(checkpoint, {}, pairs))
+            accuracies = {domain: score.accuracy for domain, score in pairs["validation"].items()}
+            return {}, check_gates(job.stage.gates, accuracies, {})
+        scores = self._evaluated(checkpoint, job.name)
+        return scores, parallel.on_first(lambda: self._gates(job, scores))
+
     # What follows runs on rank 0 only.
 
+    def _refuse_held_out(self) -> None:
+        """Raises `DataError` where a training row is a prompt of a set that is for evaluation only."""
+        for name in sorted({name for stage in self.recipe.stages.values() for name in stage.mix}):
+            shown = functools.partial(trained_messages, self.environments[name])
+            refuse_held_out(name, self.environments[name].rows("train"), shown)
+
     def _teachers(self, name: str) -> dict[str, Checkpoint]:
-        """domain -> the one teacher of that domain: a named stage's checkpoint, or the best so far on validation."""
+        """domain -> the one teacher of that domain: a named stage's checkpoint, or the best so far on validation.
+
+        For a stage that a reward model rewards: that, under `reward`.
+        """
         stage = self.recipe.stages[name]
+        if isinstance(stage, RlStage) and stage.reward_model:
+            return {REWARD: self.trained[stage.reward_model]}
         if not isinstance(stage, MopdStage):
             return {}
         earlier = self.order[: self.order.index(name)]
-        among = [self.trained[stage_name].identity for stage_name in (BASE, *earlier)]
+        stages = self.recipe.stages
+        policies = [name for name in earlier if not isinstance(stages[name], RewardModelStage)]
+        among = [self.trained[stage_name].identity for stage_name in (BASE, *policies)]
         chosen = {}
         with Registry(self.run.registry) as registry:
             for domain in sorted({self.recipe.environments[environment].domain for environment in stage.mix}):
@@ -180,15 +210,18 @@ class Pipeline:
 
     def _evaluated(self, checkpoint: Checkpoint, name: str | None) -> Scores:
         """The scores of a checkpoint, measured unless this very evaluation was made before. Collective."""
-        asked = hash_of({"evaluation": self.recipe.evaluation, "environments": self.recipe.environments})
+        scored = scored_environments(self.environments)
+        configs = {environment: self.recipe.environments[environment] for environment in scored}
+        asked = hash_of({"evaluation": self.recipe.evaluation, "environments": configs})
         known = parallel.on_first(lambda: self._known_scores(checkpoint, asked))
         if known:
             return known
         started = time.monotonic()
-        self.trackers.say(f"{checkpoint.stage}  evaluating {len(self.environments)} environments")
+        self.trackers.say(f"{checkpoint.stage}  evaluating {len(scored)} environments")
         engine = self.engines.rollout(self.run.path / checkpoint.path)
-        renderer = Renderer(self.environments, thinking_modes(self.recipe), self.tokenizer)
-        scores = evaluate(engine, renderer, self.recipe.evaluation, completion_limits(self.recipe))
+        renderer = Renderer(scored, thinking_modes(self.recipe), self.tokenizer)
+        limits = completion_limits(self.recipe)
+        scores = evaluate(engine, renderer, self.engines.verifiers, self.recipe.evaluation, limits)
         wall_s = time.monotonic() - started
         parallel.on_first(lambda: self._record(checkpoint, scores, asked, name, wall_s))
         means = "  ".join(f"{domain} {score.mean:.2f}" for domain, score in scores["validation"].items())
@@ -203,11 +236,15 @@ class Pipeline:
         with Registry(self.run.registry) as registry:
             registry.record_scores(checkpoint.identity, scores, asked)
             registry.event(checkpoint.stage, "evaluated", wall_s=round(wall_s, 2))
-            lineage = registry.lineage(checkpoint.identity)
         if name is not None:
             entry = {"identity": checkpoint.identity, "evaluation": asked, "wall_s": wall_s, "scores": scores}
             write_json(self.run.evaluation(name), entry)
-            write_text(self.run.path / checkpoint.path / "README.md", model_card(checkpoint, lineage, scores))
+            self._write_card(checkpoint, scores)
+
+    def _write_card(self, checkpoint: Checkpoint, scores: Scores, pairs: PairScores | None = None) -> None:
+        with Registry(self.run.registry) as registry:
+            lineage = registry.lineage(checkpoint.identity)
+        write_text(self.run.path / checkpoint.path / "README.md", model_card(checkpoint, lineage, scores, pairs))
 
     def _gates(self, job: StageJob, scores: Scores) -> list[GateResult]:
         with Registry(self.run.registry) as registry:

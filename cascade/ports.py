@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from cascade.types import Message, PackedBatch, Prompt, Rollout, Row, Score, Split, TrainingSequence
+from cascade.errors import VerifierFailure
+from cascade.types import Attempt, Message, PackedBatch, Pair, Prompt, Rollout, Row, Score, Split, TrainingSequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,17 +77,87 @@ class OffersTools(Protocol):
         ...
 
 
-class Policy(Protocol):
-    """The model in training, sharded by an engine."""
+@runtime_checkable
+class ReadsRecords(Protocol):
+    """What an environment has besides when people can bring it rows of their own."""
 
-    def log_probs(
-        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log pi_train where the mask is 1 (0 elsewhere), and the entropy there without gradient; float32 nats.
-
-        [B, T] each; with `candidates` [B, T, K], the log-probs of those ids instead, [B, T, K].
-        """
+    def read(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A record of a file, in any form that people have, as `Row.data`. Raises `DataError` for a malformed one."""
         ...
+
+
+@runtime_checkable
+class ScoresAttempts(Protocol):
+    """What an environment has besides when it judges more than the answer: reasoning, whole turns, their ends."""
+
+    def score_attempt(self, row: Row, attempt: Attempt) -> Score:
+        """The reward of an attempt, in place of `score` and `score_episode`."""
+        ...
+
+
+@runtime_checkable
+class ScoresGroups(Protocol):
+    """What an environment has besides when attempts at one row are judged together, e.g. by comparing them."""
+
+    def score_group(self, row: Row, attempts: Sequence[Attempt]) -> Sequence[Score | VerifierFailure]:
+        """The reward of every attempt, or why it has none; in place of `score`, which judges one attempt alone."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """What an environment has besides when an answer may hold its verifier up: it is scored in worker processes."""
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds a verdict may take. An answer that takes longer is the model's own fault and scores 0."""
+        ...
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """What an environment has besides when scoring mostly waits for others, e.g. a judge: it is scored in threads."""
+
+    @property
+    def concurrency(self) -> int:
+        """Verdicts that are waited for at once."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """What an environment has besides when it counts what scoring costs, e.g. what a judge was asked."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers for the dashboard, since the start, e.g. `judge/requests`."""
+        ...
+
+
+@runtime_checkable
+class ChoosesThinking(Protocol):
+    """What an environment has besides when rows say themselves whether the model is asked to reason."""
+
+    def thinking(self, row: Row) -> bool | None:
+        """True or false as the row says; None: as the recipe says."""
+        ...
+
+
+@runtime_checkable
+class GivesPairs(Protocol):
+    """What an environment has besides when its rows are pairs of which one is preferred: reward models learn them."""
+
+    @property
+    def pairs_only(self) -> bool:
+        """Whether it can score no answer itself: then no policy is evaluated on it."""
+        ...
+
+    def pair(self, row: Row) -> Pair:
+        """The preferred conversation of a row, and the other one."""
+        ...
+
+
+class Trainee(Protocol):
+    """A model in training, sharded by an engine."""
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients. `loss` is this rank's share of the loss summed over the global batch."""
@@ -106,6 +177,27 @@ class Policy(Protocol):
 
     def load(self, folder: Path) -> Mapping[str, Any]:
         """The inverse of `save`; returns `state`. Collective."""
+        ...
+
+
+class Policy(Trainee, Protocol):
+    """The language model in training."""
+
+    def log_probs(
+        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """log pi_train where the mask is 1 (0 elsewhere), and the entropy there without gradient; float32 nats.
+
+        [B, T] each; with `candidates` [B, T, K], the log-probs of those ids instead, [B, T, K].
+        """
+        ...
+
+
+class RewardModel(Trainee, Protocol):
+    """The reward model in training."""
+
+    def rewards(self, batch: PackedBatch) -> torch.Tensor:
+        """The reward at the one token of each row that the mask marks, 0 for a row without one; [B] float32."""
         ...
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from cascade.data.chat import render_conversation, render_prompt, render_text
+from cascade.data.chat import render_chat, render_conversation, render_prompt, render_text
 from cascade.data.conversations import RawText, conversation_of
 from cascade.data.mixture import Mixture
+from cascade.data.pairs import rewarded
+from cascade.data.tokenizers import pad_id_of
 from cascade.errors import DataError
-from cascade.ports import Environment, OffersTools
+from cascade.ports import ChoosesThinking, Environment, GivesPairs, OffersTools
 from cascade.types import Message, Prompt, Row, TrainingSequence
 
 
@@ -35,10 +37,20 @@ class Renderer:
 
     def prompt(self, row: Row, teacher: str | None = None) -> Prompt:
         """A row as a prompt that ends where the model's answer begins."""
-        environment, thinking = self.environments[row.environment], self.thinking[row.environment]
-        tools = environment.tools(row) if isinstance(environment, OffersTools) else None
-        tokens = render_prompt(self.tokenizer, environment.messages(row), tools=tools, thinking=thinking)
+        messages, thinking = self.environments[row.environment].messages(row), self.thinking_of(row)
+        tokens = render_prompt(self.tokenizer, messages, tools=self.tools_of(row), thinking=thinking)
         return Prompt(row, tuple(tokens), teacher, bool(thinking))
+
+    def thinking_of(self, row: Row) -> bool | None:
+        """Whether the model is asked to reason: as the row says, else the recipe; None: as the template says."""
+        environment = self.environments[row.environment]
+        own = environment.thinking(row) if isinstance(environment, ChoosesThinking) else None
+        return self.thinking[row.environment] if own is None else own
+
+    def tools_of(self, row: Row) -> list[dict[str, Any]] | None:
+        """The tools that the prompt of a row shows."""
+        environment = self.environments[row.environment]
+        return environment.tools(row) if isinstance(environment, OffersTools) else None
 
     def demonstration(self, row: Row) -> TrainingSequence:
         """A row with its gold answer, or the whole demonstration it is; loss on assistant tokens only."""
@@ -53,8 +65,36 @@ class Renderer:
                 )
         else:
             answer: Message = {"role": "assistant", "content": environment.gold(row)}
-            tokens, mask = render_conversation(self.tokenizer, [*environment.messages(row), answer])
+            messages = [*environment.messages(row), answer]
+            tokens, mask = render_conversation(self.tokenizer, messages, tools=self.tools_of(row))
         return TrainingSequence(tuple(tokens), tuple(mask), domain=row.domain)
+
+    def pair(self, row: Row) -> tuple[TrainingSequence, TrainingSequence]:
+        """The preferred conversation of a row and the other one, as a reward model reads them: whole.
+
+        Raises `DataError` for a row of an environment without pairs.
+        """
+        environment = self.environments[row.environment]
+        if not isinstance(environment, GivesPairs):
+            raise DataError(f"{row.environment} gives no preference pairs.", "See `cascade.ports.GivesPairs`.")
+        pair = environment.pair(row)
+        return self.document(row, pair.chosen), self.document(row, pair.rejected)
+
+    def document(self, row: Row, side: Sequence[Message] | str) -> TrainingSequence:
+        """A finished chat, or text, of the row as a reward model reads it. Raises `DataError` for an unreadable one."""
+        if isinstance(side, str):
+            tokens, _ = render_text(self.tokenizer, side)
+        else:
+            tokens = render_chat(self.tokenizer, side, tools=self.tools_of(row))
+        return rewarded(tokens, pad_id_of(self.tokenizer), row.domain)
+
+
+def trained_messages(environment: Environment, row: Row) -> Sequence[Message]:
+    """The messages that a training row shows the model; none where it is plain text."""
+    if isinstance(environment, Demonstrates):
+        shown = conversation_of(environment.demonstration(row))
+        return () if isinstance(shown, RawText) else shown.messages
+    return environment.messages(row)
 
 
 @dataclass(frozen=True)
@@ -82,3 +122,20 @@ class PromptSource:
                     "Raise `policy.row_tokens`, or leave the row out of the data.",
                 )
         return sequences
+
+    def pairs(self, n: int) -> list[tuple[TrainingSequence, TrainingSequence]]:
+        """The next n pairs. Raises `DataError` for one with a side that no training row can hold."""
+        rows = self.mixture.draw(n)
+        return [fitting_pair(self.renderer, row, self.longest) for row in rows]
+
+
+def fitting_pair(renderer: Renderer, row: Row, longest: int) -> tuple[TrainingSequence, TrainingSequence]:
+    """The pair of a row. Raises `DataError` when a side has more tokens than `longest`."""
+    pair = renderer.pair(row)
+    tokens = max(len(side.token_ids) for side in pair)
+    if tokens > longest:
+        raise DataError(
+            f"A side of the pair {row.id} has {tokens} tokens, more than `policy.row_tokens`, {longest}.",
+            "Raise `policy.row_tokens`, or leave the row out: `preference_pairs` has `max_characters` for it.",
+        )
+    return pair

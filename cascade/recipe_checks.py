@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from cascade.config import MopdStage, Recipe, RlStage, SamplingStage, SftStage
+from cascade.config import MopdStage, Recipe, RewardModelStage, RlStage, SamplingStage, SftStage
 from cascade.errors import ConfigError
 from cascade.naming import nearest
 from cascade.origins import Origins
+from cascade.ports import Environment, GivesPairs, MultiTurn
 from cascade.stage_graph import BASE, RESERVED, parents, stage_order
-from cascade.types import DOMAINS
+from cascade.types import DOMAINS, REWARDED
 
 
 def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
@@ -20,6 +21,7 @@ def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     _check_model(recipe, origins)
     _check_launch(recipe, origins)
     _check_servers(recipe, origins)
+    _check_verifiers(recipe, origins)
     for name, environment in recipe.environments.items():
         _known(environment.domain, DOMAINS, f"environments.{name}.domain", "domain", origins)
     for name in recipe.stages:
@@ -94,6 +96,15 @@ def _check_servers(recipe: Recipe, origins: Origins) -> None:
             )
 
 
+def _check_verifiers(recipe: Recipe, origins: Origins) -> None:
+    if recipe.verifiers.address and recipe.verifiers.engine != "ray":
+        raise ConfigError(
+            f"`verifiers.address` in {origins.of(['verifiers', 'address'])} does nothing: `verifiers.engine` is "
+            f"{recipe.verifiers.engine}, which stays on this machine.",
+            "Use verifiers=ray, or remove it.",
+        )
+
+
 def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
     stage, at = recipe.stages[name], f"stages.{name}"
     if name in RESERVED or not re.fullmatch(r"\w[\w-]*", name):
@@ -103,6 +114,7 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
         )
     if stage.parent is not None:
         _known(stage.parent, {*recipe.stages, BASE}, f"{at}.from", "stage", origins)
+        _no_reward_model(recipe, stage.parent, f"{at}.from", origins)
     for environment in stage.mix:
         _known(environment, recipe.environments, f"{at}.mix.{environment}", "environment", origins, key=True)
     domains = {environment.domain for environment in recipe.environments.values()}
@@ -110,13 +122,17 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
         for rule in ("max_drop", "min_score"):
             for domain in getattr(gate, rule):
                 _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
-    if isinstance(stage, SftStage):
+    if isinstance(stage, (SftStage, RewardModelStage)):
         _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
+    if isinstance(stage, RewardModelStage):
+        _check_reward_gates(recipe, name, stage, origins)
     if isinstance(stage, SamplingStage):
         _divides(recipe, stage.prompts_per_step, f"{at}.prompts_per_step", origins)
         _check_sampling(recipe, name, stage, origins)
     if isinstance(stage, MopdStage):
         _check_teachers(recipe, name, stage, origins)
+    if isinstance(stage, RlStage) and stage.reward_model:
+        _check_rewarded(recipe, name, stage, stage.reward_model, origins)
 
 
 def _check_drops(recipe: Recipe, name: str, origins: Origins) -> None:
@@ -174,6 +190,7 @@ def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origin
         _known(domain, domains, at, "domain", origins, key=True)
         if teacher != "best":
             _known(teacher, {*recipe.stages, BASE} - {name}, at, "stage", origins)
+            _no_reward_model(recipe, teacher, at, origins)
     if stage.outcome_weight and stage.num_generations < 2:
         raise ConfigError(
             f"`stages.{name}.outcome_weight` in {origins.of(['stages', name, 'outcome_weight'])} needs a group, "
@@ -186,6 +203,77 @@ def _check_teachers(recipe: Recipe, name: str, stage: MopdStage, origins: Origin
             "and teacher_mix do nothing.",
             "Remove them, or `top_k`.",
         )
+
+
+def _check_reward_gates(recipe: Recipe, name: str, stage: RewardModelStage, origins: Origins) -> None:
+    """Its only score is its accuracy on pairs of its own domains, and there is nothing to roll back to."""
+    domains = {recipe.environments[environment].domain for environment in stage.mix}
+    for number, gate in enumerate(stage.gates):
+        at = f"stages.{name}.gates.{number}"
+        if gate.max_drop or gate.action == "rollback":
+            key = "max_drop" if gate.max_drop else "action"
+            where = origins.of([*at.split("."), key])
+            raise ConfigError(
+                f"`{at}.{key}` in {where} cannot be: a reward model's parent has no score on pairs, and no stage "
+                "starts from a reward model.",
+                "Use `min_score`, the least accuracy on validation pairs, with `warn` or `stop`.",
+            )
+        for domain in gate.min_score:
+            _known(domain, domains, f"{at}.min_score.{domain}", "domain", origins, key=True)
+
+
+def _check_rewarded(recipe: Recipe, name: str, stage: RlStage, asked: str, origins: Origins) -> None:
+    at = f"stages.{name}.reward_model"
+    where = origins.of(at.split("."))
+    models = [other for other, kind in recipe.stages.items() if isinstance(kind, RewardModelStage)]
+    _known(asked, models, at, "reward_model stage", origins)
+    if not any(recipe.environments[environment].domain == REWARDED for environment in stage.mix):
+        raise ConfigError(
+            f"`{at}` in {where} does nothing: no environment of the stage's mix is of the domain {REWARDED}.",
+            "Add one, or remove it.",
+        )
+    if stage.overlong_penalty:
+        raise ConfigError(
+            f"`stages.{name}.overlong_penalty` sets the reward of unfinished answers to 0, but the rewards of `{at}` "
+            f"in {where} have no zero: 0 may be a good one.",
+            "Use `overlong_filtering`.",
+        )
+
+
+def _no_reward_model(recipe: Recipe, name: str, at: str, origins: Origins) -> None:
+    if name != BASE and isinstance(recipe.stages[name], RewardModelStage):
+        raise ConfigError(
+            f"`{at}` is `{name}` in {origins.of(at.split('.'))}, a reward model, which writes no text.",
+            f"Name a stage of another kind, e.g. `{parents(recipe)[name]}`, which `{name}` starts from.",
+        )
+
+
+def check_pairs(recipe: Recipe, environments: Mapping[str, Environment], origins: Origins) -> None:
+    """Reward models learn from environments with pairs, and policies are rewarded by environments that score.
+
+    Raises `ConfigError` for the first mix that has another one.
+    """
+    for name, stage in recipe.stages.items():
+        for environment in stage.mix:
+            made, at = environments[environment], f"stages.{name}.mix.{environment}"
+            where = origins.of(at.split("."))
+            if isinstance(stage, RewardModelStage) and not isinstance(made, GivesPairs):
+                raise ConfigError(
+                    f"`{at}` in {where} gives no preference pairs, which a reward model learns from.",
+                    "Use an environment of kind preference_pairs, or one with a method `pair`.",
+                )
+            rewarded = isinstance(stage, RlStage) and stage.reward_model and made.domain == REWARDED
+            if isinstance(stage, SamplingStage) and isinstance(made, GivesPairs) and made.pairs_only and not rewarded:
+                raise ConfigError(
+                    f"`{at}` in {where} only holds preference pairs, which score no answer.",
+                    "Train a reward_model stage on it and name that as the `reward_model` of an rl stage, or use an "
+                    "environment that scores answers.",
+                )
+            if rewarded and isinstance(made, MultiTurn):
+                raise ConfigError(
+                    f"`{at}` in {where} answers the model, but a reward model judges one answer to one prompt.",
+                    f"Remove `stages.{name}.reward_model`, or this environment from the mix.",
+                )
 
 
 def _divides(recipe: Recipe, number: int, at: str, origins: Origins) -> None:

@@ -149,7 +149,7 @@ def _unknown_key(path: list[str], mapping: Mapping[str, Any], origins: Origins) 
     if len(path) == 3 and path[0] == "stages" and elsewhere:
         kind = mapping["stages"][path[1]]["kind"]
         return ConfigError(
-            f"{said} `{path[1]}` is an {kind} stage, and {kind} stages have no such key.",
+            f"{said} `{path[1]}` is of kind {kind}, and {kind} stages have no such key.",
             f"{' and '.join(elsewhere)} stages have it: remove it, or change the stage's kind.",
         )
     return ConfigError(said, nearest(path[-1], keys_at(path[:-1], mapping), "key"))

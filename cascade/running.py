@@ -37,7 +37,7 @@ def run_recipe(recipe: Recipe, order: list[str], environments: Mapping[str, Envi
         resolved = resolved_keys(recipe)
         parallel.on_first(lambda: _write_run(run, recipe, order, asked, resolved))
         trackers = StageTrackers(recipe, run, tokenizer, resolved)
-        engines = Engines(recipe, tokenizer, run.path / "rollout")
+        engines = Engines(recipe, environments, tokenizer, run.path / "rollout")
         try:
             Pipeline(recipe, order, environments, run, tokenizer, trackers, engines).execute()
         finally:

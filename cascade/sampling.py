@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from cascade.rollout.canary import Canary
 from cascade.rollouts import sample_groups
 from cascade.seeds import derived_seed
 from cascade.types import Group, Prompt
+from cascade.verification.jobs import Verifiers
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Collected:
     groups: Sequence[Group]  # to train on; empty where there is nothing to learn
     seen: Sequence[Group]  # everything that was sampled and scored
     dropped: Counter[str]  # rollouts by reason
-    published: Mapping[str, float]  # metrics of handing over the weights
+    measured: Mapping[str, float]  # metrics of handing over the weights, and of this process's verifiers
 
 
 class Sampler:
@@ -36,18 +37,22 @@ class Sampler:
     def __init__(
         self,
         engine: RolloutEngine,
+        verifiers: Verifiers,
         source: PromptSource,
         max_tokens: Mapping[str, int],  # environment -> completion tokens
         stage: RlStage | MopdStage,
         seed: int,  # of the stage
         canary: Canary | None,  # None: nothing proves that published weights have arrived
+        reward: Callable[[Sequence[Group]], list[Group]] | None = None,  # what a reward model adds; called in threads
     ) -> None:
         self.engine = engine
+        self.verifiers = verifiers
         self.source = source
         self.max_tokens = max_tokens
         self.stage = stage
         self.seed = seed
         self.canary = canary
+        self.reward = reward
         self.ahead = BatchesAhead(
             lambda: source.draw(stage.prompts_per_step),
             self._sample,
@@ -78,7 +83,7 @@ class Sampler:
                 break
         if isinstance(stage, RlStage) and not stage.kl_coef:
             groups = groups if any(has_signal(group) for group in groups) else []
-        return Collected(groups, seen, dropped, published)
+        return Collected(groups, seen, dropped, {**published, **self.verifiers.metrics()})
 
     @contextmanager
     def begun(self, policy: Policy, state: StageState) -> Iterator[None]:
@@ -103,12 +108,14 @@ class Sampler:
         return measured
 
     def _sample(self, prompts: Sequence[Prompt], step: int, attempt: int = 0) -> list[Group]:
-        return sample_groups(
+        groups = sample_groups(
             self.engine,
             self.source.renderer,
+            self.verifiers,
             prompts,
             samples=self.stage.num_generations,
             temperature=self.stage.temperature,
             max_tokens=self.max_tokens,
             seed=derived_seed(self.seed, step, attempt),
         )
+        return self.reward(groups) if self.reward else groups

@@ -12,11 +12,11 @@ import torch
 from cascade import metrics, parallel
 from cascade.algorithms.grpo import group_advantages
 from cascade.algorithms.losses import sequence_weights
-from cascade.config import MopdStage, PolicyConfig, RlStage, SamplingStage, SftStage
-from cascade.data.packing import pack
+from cascade.config import MopdStage, PolicyConfig, RewardModelStage, RlStage, SamplingStage, SftStage
+from cascade.data.packing import pack, pack_pairs
 from cascade.errors import DataError
-from cascade.objectives import Sums, micro_batch_loss
-from cascade.ports import Policy, TeacherScorer
+from cascade.objectives import Sums, micro_batch_loss, pair_loss
+from cascade.ports import Policy, RewardModel, TeacherScorer
 from cascade.prompts import PromptSource
 from cascade.sampling import Sampler
 from cascade.types import Group, Rollout, TrainingSequence
@@ -37,6 +37,16 @@ class Workers:
 
 
 @dataclass(frozen=True)
+class PairWorkers:
+    """What a step of a reward model works with. Every rank holds its own and makes the same calls."""
+
+    reward_model: RewardModel
+    source: PromptSource
+    packing: PolicyConfig
+    pad_id: int
+
+
+@dataclass(frozen=True)
 class StepOutcome:
     """What a step leaves behind: numbers for the dashboard and the rollouts it learnt from."""
 
@@ -50,12 +60,33 @@ def sft_step(work: Workers, stage: SftStage, learning_rate: float) -> StepOutcom
     return StepOutcome(update(work, stage, sequences, "token", learning_rate))
 
 
+def pair_step(work: PairWorkers, stage: RewardModelStage, learning_rate: float) -> StepOutcome:
+    """One optimiser step of a reward model on preference pairs, every pair of the global batch weighing the same."""
+    sides = [side for pair in work.source.pairs(stage.batch_size) for side in pair]  # chosen, rejected, chosen, ...
+    batches = pack_pairs(
+        sides,
+        [1.0 / stage.batch_size] * len(sides),
+        row_tokens=work.packing.row_tokens,
+        rows_per_batch=work.packing.rows_per_micro_batch,
+        ranks=parallel.world_size(),
+        rank=parallel.rank(),
+        pad_id=work.pad_id,
+    )
+    sums: Sums = {}
+    for batch in batches:
+        loss, here = pair_loss(work.reward_model, batch.to(parallel.device()))
+        work.reward_model.backward(loss)
+        sums = {name: sums.get(name, 0.0) + value.detach().cpu() for name, value in here.items()}
+    engine = work.reward_model.step(learning_rate)
+    return StepOutcome({**metrics.reduced(sums), **engine, "learning_rate": learning_rate})
+
+
 def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_rate: float) -> StepOutcome:
     """One batch of rollouts and the optimiser steps on it: GRPO, or MOPD where a teacher fills the advantages."""
     if work.sampler is None:
         raise TypeError("a stage that samples has no rollout engine")
     collected = work.sampler.collect(work.policy, step)
-    measured = {**collected.published, **metrics.of_groups(collected.seen), **metrics.of_drops(collected.dropped)}
+    measured = {**collected.measured, **metrics.of_groups(collected.seen), **metrics.of_drops(collected.dropped)}
     measured.update(metrics.of_staleness(collected.seen, step))
     rollouts = [rollout for group in collected.seen for rollout in group.rollouts]
     if not collected.groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift

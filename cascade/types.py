@@ -28,6 +28,9 @@ DOMAINS: tuple[str, ...] = (
 )
 """Capabilities that are trained, evaluated and routed by. A recipe names these and no others."""
 
+REWARDED = "preference"
+"""The domain whose answers a reward model rewards."""
+
 
 class Message(TypedDict, total=False):
     """One chat turn in the OpenAI shape, e.g. `{"role": "user", "content": "17+25"}`."""
@@ -54,6 +57,39 @@ class Score:
 
     reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two conversations of which people prefer the first: messages that end with an answer, or plain text.
+
+    Example: `Pair(({"role": "user", ...}, {"role": "assistant", ...}), ({"role": "user", ...}, ...))`.
+    """
+
+    chosen: Sequence[Message] | str
+    rejected: Sequence[Message] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the model wrote in an episode, as text, e.g. `Attempt(("<think>2+2</think>4",), ("2+2",), ("4",))`."""
+
+    turns: tuple[str, ...]  # of every turn, all of it; special tokens left out, calls of tools included
+    reasoning: tuple[str, ...]  # of every turn, what was thought before the answer; empty where nothing was
+    answers: tuple[str, ...]  # of every turn, what is judged
+    finished: bool = True  # ended by itself, not cut for length
+    token_ids: tuple[int, ...] = ()  # [T] of the last turn, where they are known
+    thinking: bool = False  # the prompt asked for reasoning, by opening a block of it
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of an attempt, e.g. `Verdict(Score(1.0, {"correct": 1.0}))`: a score, or why there is none."""
+
+    score: Score | None
+    status: Literal["ok", "task", "data", "infrastructure"] = "ok"  # task: the model's own fault, scored 0
+    reason: str = ""  # one line for people; with a traceback below it where code raised
+    wall_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +234,25 @@ class SplitScore:
         return 1.96 * (share * (1 - share) / self.n) ** 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """How often a reward model prefers what people preferred, beside what the lengths alone would say.
+
+    Each is a mean over pairs of 1 for right, 0 for wrong and one half for a tie.
+    """
+
+    accuracy: SplitScore  # of the reward model
+    longer: SplitScore  # of preferring the longer side
+    length_only: SplitScore  # of preferring by length, the way that is right more often in the training pairs
+    prefers: Literal["longer", "shorter"]  # that way
+    above_length: SplitScore  # accuracy - length_only, pair by pair
+    margin: float  # mean of the chosen reward less the rejected one
+
+
+PairScores = Mapping[str, Mapping[str, PairScore]]
+"""split -> domain -> score of a reward model."""
+
+
 Scores = Mapping[str, Mapping[str, SplitScore]]
 """split -> domain -> score."""
 
@@ -221,7 +276,7 @@ class Checkpoint:
     identity: str  # hex hash of what made it
     stage: str
     step: int
-    kind: str  # sft, rl, mopd, base
+    kind: str  # sft, rl, mopd, reward_model, base
     parent: str | None  # identity
     path: str  # Hugging Face folder
     config_hash: str

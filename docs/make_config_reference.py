@@ -27,12 +27,15 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`policy`", config.PolicyConfig),
     ("`rollout`", config.RolloutConfig),
     ("`teachers`", config.TeachersConfig),
+    ("`verifiers`", config.VerifiersConfig),
     ("`launch`", config.LaunchConfig),
     ("`tracking`", config.TrackingConfig),
     ("`evaluation`", config.EvaluationConfig),
     ("`environments.NAME`", config.EnvironmentConfig),
+    ("`environments.NAME.penalties`", config.PenaltiesConfig),
     ("`stages.NAME`, every kind", config.StageBase),
     ("`stages.NAME`, `kind: sft`", config.SftStage),
+    ("`stages.NAME`, `kind: reward_model`", config.RewardModelStage),
     ("`stages.NAME`, `kind: rl` and `kind: mopd`", config.SamplingStage),
     ("`stages.NAME`, `kind: rl`", config.RlStage),
     ("`stages.NAME`, `kind: mopd`", config.MopdStage),
@@ -43,9 +46,10 @@ HEAD = """# Every key of a recipe
 Made from `cascade/config.py` by `python docs/make_config_reference.py`; change it there.
 
 A key that is not here is an error. On the command line a key is its path: `stages.if_rl.max_steps=20`,
-`environments.math.params.train_rows=500`, `policy.zero_stage=2`. `model`, `policy`, `rollout` and `launch` are also
-groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is merged into what is there, a list replaces
-it, and `~stages.mopd` removes a key. Defaults are those of the schema; files in `conf/` set some differently.
+`environments.math.params.train_rows=500`, `policy.zero_stage=2`. `model`, `policy`, `rollout`, `teachers`,
+`verifiers` and `launch` are also groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is merged
+into what is there, a list replaces it, and `~stages.mopd` removes a key. Defaults are those of the schema; files in
+`conf/` set some differently.
 """
 
 

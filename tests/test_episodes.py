@@ -25,6 +25,7 @@ from cascade.rollout.hf import HfRolloutEngine
 from cascade.rollouts import sample_groups
 from cascade.step import to_sequences
 from cascade.types import Group, Message, Rollout, Row, Score, Split
+from cascade.verification.local import LocalVerifiers
 from tests.tiny_models import KEYS, policy_config
 
 # The prompt opens reasoning, which the template keeps over the output of tools and drops after another question.
@@ -131,6 +132,7 @@ class World:
         return sample_groups(
             self.engine,
             self.renderer,
+            LocalVerifiers(self.renderer.environments, {}),
             prompts,
             samples=samples,
             temperature=temperature,

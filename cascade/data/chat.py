@@ -11,14 +11,22 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from cascade.data.characters import require_known_characters
-from cascade.data.rendering import Span, Tool, bundled_template, conversation_text, prompt_text
+from cascade.data.rendering import Span, Tool, bundled_template, conversation_text, prompt_text, text_of
 from cascade.errors import DataError
 from cascade.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Tool", "bundled_template", "completion_text", "render_conversation", "render_prompt", "render_text"]
+__all__ = [
+    "Tool",
+    "bundled_template",
+    "completion_text",
+    "render_chat",
+    "render_conversation",
+    "render_prompt",
+    "render_text",
+]
 
 
 def render_prompt(
@@ -67,6 +75,17 @@ def render_conversation(
         token_ids += encoded
         loss_mask += [int(start in trained)] * len(encoded)
     return token_ids, loss_mask
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[Tool] | None = None
+) -> list[int]:
+    """Token ids `[T]` of a finished conversation, encoded in one piece: those of `apply_chat_template`.
+
+    Nothing is told apart in it, so a template may rewrite history and need not mark what the model writes. Raises
+    `DataError` when the template cannot render the messages or the tokenizer cannot encode them.
+    """
+    return _encode(tokenizer, text_of(tokenizer, messages, tools, None, generation_prompt=False))
 
 
 def render_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:

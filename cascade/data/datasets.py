@@ -14,11 +14,15 @@ from typing import Any, NoReturn, cast
 from cascade.data.conversations import Conversation, RawText, conversation_of
 from cascade.errors import DataError
 
-__all__ = ["Conversation", "RawText", "conversation_of", "fingerprint", "load_rows"]
+__all__ = ["Conversation", "NumberedRow", "RawText", "conversation_of", "fingerprint", "load_numbered", "load_rows"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _SPLIT_PREFIXES = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation"}
 _SPLIT_PREFIXES |= {"test": "test"}
+
+
+NumberedRow = tuple[str, dict[str, Any] | None]
+"""Where a row stands and what it is, e.g. `("17", {...})`: line or row number; None where it is no JSON object."""
 
 
 def load_rows(source: str, *, split: str | None = None) -> list[dict[str, Any]]:
@@ -32,15 +36,30 @@ def load_rows(source: str, *, split: str | None = None) -> list[dict[str, Any]]:
     for a folder of several splits when none is named.
     """
     path = Path(source).expanduser()
+    if path.is_file() and split is not None:
+        raise DataError(f"{source} is one file and has no split {split!r}.", "Name the file of the split itself.")
+    rows = load_numbered(source, split=split)
+    malformed = [number for number, row in rows if row is None]
+    if malformed:
+        shown = ", ".join(malformed[:20]) + (f" and {len(malformed) - 20} more" if malformed[20:] else "")
+        raise DataError(f"{source} has lines that are not JSON objects: {shown}.", "Repair or remove these lines.")
+    return [row for _, row in rows if row is not None]
+
+
+def load_numbered(source: str, *, split: str | None = None) -> list[NumberedRow]:
+    """What `load_rows` reads, with the number of every line or row, and None for lines that are no JSON objects.
+
+    A file is read whole whatever `split` says; a hub id may have `:configuration` behind it.
+    """
+    path = Path(source).expanduser()
     if path.is_dir():
-        return [row for file in _files_of(path, split) for row in _read(file)]
+        files = _files_of(path, split)
+        return [(f"{file.relative_to(path)}:{number}", row) for file in files for number, row in _read(file)]
     if path.is_file():
-        if split is not None:
-            raise DataError(f"{source} is one file and has no split {split!r}.", "Name the file of the split itself.")
-        return _read(path)
+        return [(str(number), row) for number, row in _read(path)]
     if source.endswith(SUFFIXES) or source.startswith((".", "/", "~")):
         raise DataError(f"There is no file or folder {source}.", "Check the path and the working folder.")
-    return _from_hub(source, split or "train")
+    return [(str(number), row) for number, row in enumerate(_from_hub(source, split or "train"), start=1)]
 
 
 def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -79,31 +98,31 @@ def _split_of(file: Path) -> str:
     return _SPLIT_PREFIXES.get(word, "train")
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read(file: Path) -> list[tuple[int, dict[str, Any] | None]]:
+    """Number and row of everything in a file; None for a line that is no JSON object."""
     if file.name.endswith(".parquet"):
         import pyarrow
         from pyarrow import parquet
 
         try:
-            return parquet.read_table(file).to_pylist()
+            return list(enumerate(parquet.read_table(file).to_pylist(), start=1))
         except pyarrow.ArrowException as error:
             raise _unreadable(file, error) from error
     try:
         content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
         if not file.name.endswith(".json"):
-            return _json_lines(file, content)
+            return _json_lines(content)
         rows = json.loads(content, parse_constant=_refuse_constant)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise _unreadable(file, error) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file} is not a JSON array of objects.", "Write one, or one object a line as .jsonl.")
-    return rows
+    return list(enumerate(rows, start=1))
 
 
-def _json_lines(file: Path, content: bytes) -> list[dict[str, Any]]:
+def _json_lines(content: bytes) -> list[tuple[int, dict[str, Any] | None]]:
     """One JSON object a line; blank lines are skipped."""
-    rows: list[dict[str, Any]] = []
-    malformed: list[int] = []
+    rows: list[tuple[int, dict[str, Any] | None]] = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -111,10 +130,7 @@ def _json_lines(file: Path, content: bytes) -> list[dict[str, Any]]:
             row = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             row = None
-        rows.append(row) if isinstance(row, dict) else malformed.append(number)
-    if malformed:
-        shown = ", ".join(map(str, malformed[:20])) + (f" and {len(malformed) - 20} more" if malformed[20:] else "")
-        raise DataError(f"{file} has lines that are not JSON objects: {shown}.", "Repair or remove these lines.")
+        rows.append((number, row if isinstance(row, dict) else None))
     return rows
 
 
@@ -130,8 +146,9 @@ def _from_hub(source: str, split: str) -> list[dict[str, Any]]:
     import datasets
     from datasets.exceptions import DatasetsError
 
+    name, _, configuration = source.partition(":")
     try:
-        loaded = datasets.load_dataset(source, split=split)
+        loaded = datasets.load_dataset(name, *([configuration] if configuration else []), split=split)
     except (OSError, ValueError, DatasetsError) as error:
         raise DataError(
             f"The hub data set {source!r} with split {split!r} cannot be loaded: {error}.",

@@ -17,12 +17,12 @@ from cascade.data.characters import require_known_characters
 from cascade.data.chat import render_prompt
 from cascade.data.rendering import Tool, text_of
 from cascade.errors import DataError
+from cascade.reasoning import CLOSE, OPEN
 from cascade.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPEN, CLOSE = "<think>", "</think>"
 LONGEST_OPENING = 64  # tokens of a generation prompt
 
 

@@ -56,6 +56,34 @@ def pack(
     ]
 
 
+def pack_pairs(
+    sequences: Sequence[TrainingSequence],
+    sequence_weights: Sequence[float],
+    *,
+    row_tokens: int,
+    rows_per_batch: int,
+    ranks: int,
+    rank: int,
+    pad_id: int,
+) -> list[PackedBatch]:
+    """What `pack` does for sequences of which 2i and 2i + 1 belong together: rows 2k and 2k + 1 of one micro-batch.
+
+    One document a row, and at least one pair a micro-batch, also where `rows_per_batch` is 1. A rank that lacks a pair
+    gets two empty rows. Raises `DataError` as `pack` does.
+    """
+    _require_sizes(sequences, sequence_weights, row_tokens, rows_per_batch, ranks, rank)
+    for index, sequence in enumerate(sequences):
+        _require_sequence(index, sequence, row_tokens)
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    own = _deal([[index, index + 1] for index in range(0, len(lengths), 2)], lengths, ranks)[rank]
+    pairs = max(1, rows_per_batch // 2)  # of a micro-batch
+    rows = [[[index] for index in pair] or [[], []] for pair in own]
+    return [
+        _batch([row for pair in rows[start : start + pairs] for row in pair], sequences, sequence_weights, pad_id)
+        for start in range(0, len(rows), pairs)
+    ]
+
+
 def _first_fit_decreasing(lengths: Sequence[int], row_tokens: int) -> list[PackedRow]:
     """Longest document first, each into the first row with room; ties in the order of the documents."""
     rows: list[PackedRow] = []

@@ -31,6 +31,11 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
+def pad_id_of(tokenizer: Any) -> int:
+    """The token that fills rows: the tokenizer's own pad token, or its end-of-sequence token where it has none."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
 def _template(name: str) -> str:
     file = Path(name)
     return file.read_text(encoding="utf-8") if file.suffix == ".jinja" else bundled_template(name)

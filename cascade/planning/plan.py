@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from cascade.config import (
     MopdStage,
     Recipe,
+    RewardModelStage,
     RlStage,
     RolloutConfig,
     SamplingStage,
@@ -14,6 +15,7 @@ from cascade.config import (
     TeachersConfig,
 )
 from cascade.stage_graph import parents
+from cascade.types import REWARDED
 
 
 def plan(recipe: Recipe, order: Sequence[str]) -> str:
@@ -62,6 +64,14 @@ def _stage_lines(recipe: Recipe, name: str) -> Iterator[str]:
             f"batch: {stage.batch_size} conversations a step, {stage.batch_size // recipe.launch.processes} a process, "
             f"{stage.batch_size * stage.max_steps:,} in all"
         )
+    if isinstance(stage, RewardModelStage):
+        yield (
+            f"batch: {stage.batch_size} preference pairs a step, {stage.batch_size // recipe.launch.processes} a "
+            f"process, {stage.batch_size * stage.max_steps:,} in all, one document a row"
+        )
+        yield "evaluated on pairs of its own mix, beside a baseline of lengths alone; no stage starts from it"
+    if isinstance(stage, RlStage) and stage.reward_model:
+        yield f"answers of the domain {REWARDED} rewarded by {stage.reward_model}, times {stage.reward_model_weight:g}"
     if isinstance(stage, SamplingStage):
         yield from _sampling_lines(recipe, stage)
     yield (
@@ -92,7 +102,8 @@ def _sampling_lines(recipe: Recipe, stage: SamplingStage) -> Iterator[str]:
 def _evaluation_lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:
     config, environments = recipe.evaluation, len(recipe.environments)
     answers = environments * config.samples * (config.validation_rows + config.test_rows)
-    evaluated = len(order) + (recipe.model.path is not None)  # a base from scratch is not
+    policies = [name for name in order if not isinstance(recipe.stages[name], RewardModelStage)]
+    evaluated = len(policies) + (recipe.model.path is not None)  # a base from scratch is not
     how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
     yield (
         f"evaluation after every stage: {environments} environments x ({config.validation_rows} validation + "

@@ -1,4 +1,4 @@
-"""The policy as a DeepSpeed engine: ZeRO 0 to 3, on GPUs or on CPUs with gloo."""
+"""A model in training as a DeepSpeed engine, the policy first of all: ZeRO 0 to 3, on GPUs or CPUs with gloo."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cascade import parallel
 from cascade.config import PolicyConfig, StageBase
@@ -24,14 +25,15 @@ from cascade.policy.engine_config import engine_config
 from cascade.types import PackedBatch
 
 
-class DeepSpeedPolicy:
-    """Implements `ports.Policy`. Every rank constructs it and makes the same calls in the same order."""
+class DeepSpeedEngine:
+    """Implements `ports.Trainee`. Every rank constructs it and makes the same calls in the same order."""
 
-    def __init__(self, path: str | Path, config: PolicyConfig, stage: StageBase, *, freeze_router: bool) -> None:
-        """Loads the checkpoint at `path` and shards it. Raises `EngineError` for what cannot be trained rightly."""
+    def __init__(
+        self, model: Any, module: nn.Module, config: PolicyConfig, stage: StageBase, *, freeze_router: bool
+    ) -> None:
+        """Shards a transformers model and the module around it. Raises `EngineError` for what cannot be trained."""
         parallel.start()
         deepspeed = _import_deepspeed()
-        model = load_model(path, config)
         if config.packing and has_recurrent_layers(model.config):
             raise EngineError(
                 f"{type(model).__name__} carries a state from token to token, across packed documents too.",
@@ -44,9 +46,8 @@ class DeepSpeedPolicy:
         self.model = model
         self.zero_stage = config.zero_stage
         self.engine_config = engine_config(config)
-        module = LogProbModel(model, config.log_prob_chunk).to(parallel.device())
         self.engine, *_ = deepspeed.initialize(
-            model=module,
+            model=module.to(parallel.device()),
             optimizer=torch.optim.AdamW(
                 _decayed_groups(model, stage.weight_decay),
                 lr=stage.learning_rate,
@@ -59,12 +60,6 @@ class DeepSpeedPolicy:
         if config.zero_stage == 0 and config.dtype == "fp32":  # the engine clips here but does not tell the norm
             self.engine.clip_fp32_gradients = self._clip
         self._check_sharding()
-
-    def log_probs(
-        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `ports.Policy`."""
-        return self.engine(batch.input_ids, batch.position_ids, batch.loss_mask, temperature, candidates)
 
     def backward(self, loss: torch.Tensor) -> None:
         """See `ports.Policy`. DeepSpeed averages over ranks; the loss is a sum over them."""
@@ -126,6 +121,22 @@ class DeepSpeedPolicy:
                 "partitioned.",
                 "Check `policy.deepspeed` and the DeepSpeed version with `cascade doctor`.",
             )
+
+
+class DeepSpeedPolicy(DeepSpeedEngine):
+    """Implements `ports.Policy`. Every rank constructs it and makes the same calls in the same order."""
+
+    def __init__(self, path: str | Path, config: PolicyConfig, stage: StageBase, *, freeze_router: bool) -> None:
+        """Loads the checkpoint at `path` and shards it. Raises `EngineError` for what cannot be trained rightly."""
+        model = load_model(path, config)
+        module = LogProbModel(model, config.log_prob_chunk)
+        super().__init__(model, module, config, stage, freeze_router=freeze_router)
+
+    def log_probs(
+        self, batch: PackedBatch, temperature: float = 1.0, candidates: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `ports.Policy`."""
+        return self.engine(batch.input_ids, batch.position_ids, batch.loss_mask, temperature, candidates)
 
 
 def _decayed_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

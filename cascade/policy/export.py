@@ -9,13 +9,13 @@ from typing import Any
 from cascade import parallel
 from cascade.atomic import commit_folder, write_json
 from cascade.models.stop_tokens import stop_ids
-from cascade.policy.deepspeed import DeepSpeedPolicy
+from cascade.policy.deepspeed import DeepSpeedEngine
 
 CARD = "cascade.json"
 """What the folder is: identity, stage and step."""
 
 
-def export_policy(policy: DeepSpeedPolicy, folder: Path, tokenizer: Any, card: dict[str, Any]) -> None:
+def export_policy(policy: DeepSpeedEngine, folder: Path, tokenizer: Any, card: dict[str, Any]) -> None:
     """Writes weights under their published names, config, generation config, tokenizer and template. Collective."""
     tensors = {}
     for name, tensor in policy.weights():
@@ -30,9 +30,10 @@ def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], 
     """Writes `folder` atomically; `tensors` default to the model's own."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    ends = stop_ids(model, tokenizer)
-    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.can_generate():  # a reward model does not
+        ends = stop_ids(model, tokenizer)
+        model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(temporary, state_dict=tensors)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / CARD, card)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cascade.config import Recipe
-from cascade.ports import RolloutEngine, TeacherScorer
+from cascade.ports import Environment, RolloutEngine, TeacherScorer
 from cascade.serving.arguments import require_vllm
 from cascade.teachers.served import ServedTeacherScorer, Station
+from cascade.verification.build import build_verifiers
+from cascade.verification.jobs import Verifiers, specs_of
 
 
 @dataclass
@@ -18,6 +21,7 @@ class Engines:
     """What samples and what scores. Every rank holds one."""
 
     recipe: Recipe
+    environments: Mapping[str, Environment]
     tokenizer: Any
     folder: Path  # for logs and for copies of weights
     _rollout: RolloutEngine | None = field(default=None, init=False)
@@ -35,6 +39,12 @@ class Engines:
         self._rollout.load(weights)
         return self._rollout
 
+    @cached_property
+    def verifiers(self) -> Verifiers:
+        """What scores answers, on this process."""
+        recipe = self.recipe
+        return build_verifiers(recipe.verifiers, self.environments, specs_of(recipe.environments, recipe.seed))
+
     def teachers(self, folders: Mapping[str, Path], pad_id: int) -> TeacherScorer:
         """The scorer of a stage's teachers. `folders`: identity -> Hugging Face folder."""
         config = self.recipe.teachers
@@ -50,6 +60,8 @@ class Engines:
         for engine in (self._rollout, *(station.engine for station in self._stations)):
             if engine:
                 engine.close()
+        if "verifiers" in vars(self):
+            self.verifiers.close()
 
 
 def rollout_engine(recipe: Recipe, tokenizer: Any, folder: Path) -> RolloutEngine:

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from cascade import parallel
 from cascade.config import EvaluationConfig
 from cascade.errors import EngineError
-from cascade.ports import RolloutEngine
+from cascade.ports import Environment, GivesPairs, RolloutEngine
 from cascade.prompts import Renderer
 from cascade.rollouts import sample_groups
 from cascade.seeds import derived_seed
 from cascade.types import Group, Split, SplitScore
+from cascade.verification.jobs import Verifiers
 
 
 def evaluate(
     engine: RolloutEngine,
     renderer: Renderer,
+    verifiers: Verifiers,
     config: EvaluationConfig,
     max_tokens: Mapping[str, int],
     splits: Sequence[Split] = ("validation", "test"),
@@ -28,17 +30,24 @@ def evaluate(
 
     With `samples` k > 1 the mean is avg@k, and pass@k is the share of rows of which some answer earned 1.
     """
-    return {split: _evaluate_split(engine, renderer, config, max_tokens, split) for split in splits}
+    return {split: _evaluate_split(engine, renderer, verifiers, config, max_tokens, split) for split in splits}
 
 
 def _evaluate_split(
-    engine: RolloutEngine, renderer: Renderer, config: EvaluationConfig, max_tokens: Mapping[str, int], split: Split
+    engine: RolloutEngine,
+    renderer: Renderer,
+    verifiers: Verifiers,
+    config: EvaluationConfig,
+    max_tokens: Mapping[str, int],
+    split: Split,
 ) -> dict[str, SplitScore]:
     wanted = config.validation_rows if split == "validation" else config.test_rows
-    rows = [row for environment in renderer.environments.values() for row in environment.rows(split)[:wanted]]
+    scored = scored_environments(renderer.environments)
+    rows = [row for environment in scored.values() for row in environment.rows(split)[:wanted]]
     share = sample_groups(
         engine,
         renderer,
+        verifiers,
         parallel.spread([renderer.prompt(row) for row in rows]),
         samples=config.samples,
         temperature=config.temperature,
@@ -49,6 +58,12 @@ def _evaluate_split(
     for group in parallel.collect(share):
         by_domain[group.prompt.row.domain].append(group)
     return {domain: score_groups(found, config.samples) for domain, found in by_domain.items()}
+
+
+def scored_environments(environments: Mapping[str, Environment]) -> dict[str, Environment]:
+    """The environments that policies are evaluated on: all but those that only hold preference pairs."""
+    pairs = {name for name, made in environments.items() if isinstance(made, GivesPairs) and made.pairs_only}
+    return {name: environment for name, environment in environments.items() if name not in pairs}
 
 
 def score_groups(groups: Sequence[Group], k: int) -> SplitScore:

@@ -25,5 +25,6 @@ def evaluate_checkpoint(
     parallel.start(recipe.launch.threads)
     tokenizer = AutoTokenizer.from_pretrained(model)
     renderer = Renderer(environments, thinking_modes(recipe), tokenizer)
-    with closing(Engines(recipe, tokenizer, Path(recipe.run_dir) / "rollout")) as engines:
-        return evaluate(engines.rollout(model), renderer, recipe.evaluation, completion_limits(recipe), splits)
+    with closing(Engines(recipe, environments, tokenizer, Path(recipe.run_dir) / "rollout")) as engines:
+        limits = completion_limits(recipe)
+        return evaluate(engines.rollout(model), renderer, engines.verifiers, recipe.evaluation, limits, splits)

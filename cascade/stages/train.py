@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from cascade import checkpoint, parallel
 from cascade.algorithms.schedule import learning_rate
 from cascade.checkpoint import StageState
-from cascade.config import Recipe, RlStage, SftStage
+from cascade.config import Recipe, RewardModelStage, RlStage, SftStage
 from cascade.data.mixture import Mixture
-from cascade.policy.deepspeed import DeepSpeedPolicy
+from cascade.data.tokenizers import pad_id_of
+from cascade.policy.deepspeed import DeepSpeedEngine, DeepSpeedPolicy
 from cascade.policy.export import export_policy
+from cascade.policy.reward import DeepSpeedRewardModel
 from cascade.ports import Environment
 from cascade.prompts import PromptSource, Renderer
 from cascade.rollout.canary import Canary
@@ -24,8 +26,10 @@ from cascade.run_folder import RunFolder
 from cascade.sampling import Sampler
 from cascade.seeds import derived_seed
 from cascade.stages.engines import Engines
-from cascade.step import REFERENCE, StepOutcome, Workers, rollout_step, sft_step
+from cascade.stages.rollout_rewards import REWARD, RolloutRewards
+from cascade.step import REFERENCE, PairWorkers, StepOutcome, Workers, pair_step, rollout_step, sft_step
 from cascade.teachers.probe import probe_teachers
+from cascade.teachers.reward import LocalRewardModel
 from cascade.tracking.stage import StageTrackers
 from cascade.types import Checkpoint
 
@@ -66,17 +70,17 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     """
     stage = job.stage
     probe_teachers({t.stage: job.folder(t) for t in job.teachers.values()}, job.folder(job.parent), job.tokenizer)
-    policy = DeepSpeedPolicy(job.folder(job.parent), job.recipe.policy, stage, freeze_router=stage.freeze_router)
+    model, work = _model_and_workers(job)
+    sampler = work.sampler if isinstance(work, Workers) else None
     if job.recipe.policy.deepspeed and parallel.rank() == 0:
-        print(f"DeepSpeed configuration: {json.dumps(policy.engine_config, indent=2)}", flush=True)
-    work = _workers(job, policy)
+        print(f"DeepSpeed configuration: {json.dumps(model.engine_config, indent=2)}", flush=True)
     folder = job.run.checkpoints(job.name)
-    state = checkpoint.restore(policy, folder, job.identity, job.sharding)
+    state = checkpoint.restore(model, folder, job.identity, job.sharding)
     state = state or StageState(job.identity, 0, 0.0, work.source.mixture.state(), job.sharding)
     work.source.mixture.restore(state.mixture)
     trackers.begin(job.name, stage.kind, stage.max_steps, state.step)
     started = time.monotonic() - state.wall_s
-    with work.sampler.begun(policy, state) if work.sampler else nullcontext():
+    with _begun(work, state):
         for step in range(state.step, stage.max_steps):
             step_started = time.monotonic()
             outcome = one_step(work, stage, step)
@@ -85,15 +89,15 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
             now = time.monotonic() - started
             state = StageState(job.identity, step + 1, now, work.source.mixture.state(), job.sharding)
             if state.step % stage.save_steps == 0 and state.step < stage.max_steps:
-                waiting = work.sampler.ahead.waiting() if work.sampler else ()
-                checkpoint.save(policy, folder, replace(state, waiting=waiting))
+                waiting = sampler.ahead.waiting() if sampler else ()
+                checkpoint.save(model, folder, replace(state, waiting=waiting))
     card = {"identity": job.identity, "stage": job.name, "step": state.step, "wall_s": state.wall_s}
-    export_policy(policy, job.run.model(job.name), job.tokenizer, card)
-    policy.close()
+    export_policy(model, job.run.model(job.name), job.tokenizer, card)
+    model.close()
     return state
 
 
-def one_step(work: Workers, stage: Any, step: int) -> StepOutcome:
+def one_step(work: Workers | PairWorkers, stage: Any, step: int) -> StepOutcome:
     """Step `step` (from 0) of a stage of any kind, at the rate of its schedule."""
     rate = learning_rate(
         step,
@@ -104,6 +108,8 @@ def one_step(work: Workers, stage: Any, step: int) -> StepOutcome:
         shape=stage.lr_schedule,
         min_ratio=stage.min_lr_ratio,
     )
+    if isinstance(work, PairWorkers):
+        return pair_step(work, stage, rate)
     if isinstance(stage, SftStage):
         return sft_step(work, stage, rate)
     return rollout_step(work, stage, step, rate)
@@ -120,37 +126,66 @@ def thinking_modes(recipe: Recipe) -> dict[str, bool | None]:
     return {name: environment.thinking for name, environment in recipe.environments.items()}
 
 
+def _model_and_workers(job: StageJob) -> tuple[DeepSpeedEngine, Workers | PairWorkers]:
+    """The model that the stage trains, sharded, and what its steps work with."""
+    parent, policy, stage = job.folder(job.parent), job.recipe.policy, job.stage
+    if not isinstance(stage, RewardModelStage):
+        trained = DeepSpeedPolicy(parent, policy, stage, freeze_router=stage.freeze_router)
+        return trained, _workers(job, trained)
+    policy, pad_id = replace(policy, packing=False), pad_id_of(job.tokenizer)  # one document a row
+    seed = derived_seed(job.recipe.seed, job.name, "head")
+    model = DeepSpeedRewardModel(parent, policy, stage, freeze_router=stage.freeze_router, pad_id=pad_id, seed=seed)
+    return model, PairWorkers(model, _source(job), policy, pad_id)
+
+
+def _begun(work: Workers | PairWorkers, state: StageState) -> AbstractContextManager[None]:
+    """What surrounds the steps of a stage that samples."""
+    if isinstance(work, PairWorkers) or work.sampler is None:
+        return nullcontext()
+    return work.sampler.begun(work.policy, state)
+
+
 def _workers(job: StageJob, policy: DeepSpeedPolicy) -> Workers:
     stage, recipe = job.stage, job.recipe
-    seed = derived_seed(recipe.seed, job.name)
-    rows = {name: job.environments[name].rows("train") for name in stage.mix}
-    teachers = {domain: teacher.identity for domain, teacher in job.teachers.items()}
     folders = {teacher.identity: job.folder(teacher) for teacher in job.teachers.values()}
     if isinstance(stage, RlStage) and stage.kl_coef:
         folders[REFERENCE] = job.folder(job.parent)
-    pad_id = job.tokenizer.pad_token_id if job.tokenizer.pad_token_id is not None else job.tokenizer.eos_token_id
-    source = PromptSource(
-        Renderer(job.environments, thinking_modes(recipe), job.tokenizer),
-        Mixture(rows, stage.mix, seed),
-        recipe.policy.row_tokens,
-        teachers,
-    )
+    source, pad_id = _source(job), pad_id_of(job.tokenizer)
     return Workers(
         policy=policy,
         source=source,
-        sampler=None if isinstance(stage, SftStage) else _sampler(job, source, seed),
+        sampler=None if isinstance(stage, SftStage) else _sampler(job, source),
         teachers=job.engines.teachers(folders, pad_id),
         packing=recipe.policy,
         pad_id=pad_id,
     )
 
 
-def _sampler(job: StageJob, source: PromptSource, seed: int) -> Sampler:
+def _source(job: StageJob) -> PromptSource:
+    rows = {name: job.environments[name].rows("train") for name in job.stage.mix}
+    return PromptSource(
+        Renderer(job.environments, thinking_modes(job.recipe), job.tokenizer),
+        Mixture(rows, job.stage.mix, derived_seed(job.recipe.seed, job.name)),
+        job.recipe.policy.row_tokens,
+        {domain: teacher.identity for domain, teacher in job.teachers.items()},
+    )
+
+
+def _sampler(job: StageJob, source: PromptSource) -> Sampler:
     return Sampler(
         engine=job.engines.rollout(job.folder(job.parent)),
+        verifiers=job.engines.verifiers,
         source=source,
         max_tokens=completion_limits(job.recipe, job.stage.max_completion_length),
         stage=job.stage,
-        seed=seed,
+        seed=derived_seed(job.recipe.seed, job.name),
         canary=Canary.of(job.recipe, job.tokenizer) if job.recipe.rollout.canary_every else None,
+        reward=_rewards(job, source.renderer),
     )
+
+
+def _rewards(job: StageJob, renderer: Renderer) -> RolloutRewards | None:
+    if REWARD not in job.teachers:
+        return None
+    model = LocalRewardModel(job.folder(job.teachers[REWARD]), job.recipe.policy, pad_id_of(job.tokenizer))
+    return RolloutRewards(model, renderer, job.stage.reward_model_weight)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cascade.types import DOMAINS, Checkpoint, Scores
+from cascade.types import DOMAINS, Checkpoint, PairScore, PairScores, Scores, SplitScore
 
 METHODS = {
     "sft": "supervised fine-tuning",
@@ -15,23 +15,34 @@ METHODS = {
     "reward_model": "reward modelling",
     "base": "no training",
 }
+REWARD_MODEL = (
+    "A reward model: a sequence classifier with one class, whose logit says how much people would like the last answer "
+    "of a chat. It writes no text. Only differences between answers to one prompt mean something: a pair is preferred "
+    "with probability sigmoid(r_1 - r_2) (Bradley & Terry 1952). Render whole chats with the tokenizer's template; the "
+    "reward is read at the last token that is not the pad token."
+)
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(checkpoint: Checkpoint, lineage: Sequence[Checkpoint], scores: Scores) -> str:
+def model_card(
+    checkpoint: Checkpoint, lineage: Sequence[Checkpoint], scores: Scores, pairs: PairScores | None = None
+) -> str:
     """Markdown with YAML front matter.
 
-    `lineage`: root first, the checkpoint last; `scores`: split -> domain -> score.
+    `lineage`: root first, the checkpoint last; `scores`: split -> domain -> score; `pairs`: those of a reward model.
     """
+    pairs = pairs or {}
     method = METHODS.get(checkpoint.kind, checkpoint.kind)
     parts = [
         _front_matter(checkpoint, lineage),
         f"# {checkpoint.stage}, step {checkpoint.step}",
         f"Trained by {method} with Cascade; checkpoint `{checkpoint.identity}` of {checkpoint.created_at}.",
+        *([REWARD_MODEL] if checkpoint.kind == "reward_model" else []),
         "## Use\n\n" + _usage(checkpoint.kind),
         "## Lineage\n\n" + _lineage_table(lineage),
         *(f"## Scores, {split} split\n\n{_score_table(scores, split)}" for split in sorted(scores) if scores[split]),
-        *([] if any(scores.values()) else ["## Scores\n\nNot evaluated."]),
+        *(f"## Preference pairs, {split} split\n\n{_pair_table(pairs[split])}" for split in sorted(pairs)),
+        *([] if any(scores.values()) or pairs else ["## Scores\n\nNot evaluated."]),
         "## Provenance\n\n" + _provenance(checkpoint),
     ]
     return "\n\n".join(parts) + "\n"
@@ -47,13 +58,19 @@ def _front_matter(checkpoint: Checkpoint, lineage: Sequence[Checkpoint]) -> str:
 
 
 def _usage(kind: str) -> str:
-    model = "AutoModelForSequenceClassification" if kind == "reward_model" else "AutoModelForCausalLM"
+    rewards = kind == "reward_model"
+    model = "AutoModelForSequenceClassification" if rewards else "AutoModelForCausalLM"
     lines = [
         f"from transformers import {model}, AutoTokenizer",
         "",
         f'model = {model}.from_pretrained("PATH")',
         'tokenizer = AutoTokenizer.from_pretrained("PATH")',
     ]
+    if rewards:
+        lines += [
+            'chat = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)',
+            'reward = model(chat["input_ids"]).logits[0, 0]',
+        ]
     return "\n".join(["```python", *lines, "```"])
 
 
@@ -81,6 +98,19 @@ def _score_table(scores: Scores, split: str) -> str:
             )
         rows.append(row)
     return _table(["domain", "mean", "standard error", "n", *(["pass@k"] if sampled else [])], rows)
+
+
+def _pair_table(by_domain: Mapping[str, PairScore]) -> str:
+    header = ["domain", "right", "by length alone", "above length", "pairs"]
+    rows = [
+        [domain, _measured(s.accuracy), f"{_measured(s.length_only)} ({s.prefers})", _measured(s.above_length)]
+        for domain, s in by_domain.items()
+    ]
+    return _table(header, [[*row, str(s.accuracy.n)] for row, s in zip(rows, by_domain.values(), strict=True)])
+
+
+def _measured(score: SplitScore) -> str:
+    return f"{score.mean:.3f} ± {score.stderr:.3f}"
 
 
 def _provenance(checkpoint: Checkpoint) -> str:

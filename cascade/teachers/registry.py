@@ -157,7 +157,9 @@ class Registry:
         `among`: identities or stage names to choose from, None for all. Raises `RegistryError` when none has a score.
         """
         rows = self._database.execute(
-            "SELECT * FROM scores JOIN checkpoints USING (identity) WHERE split = ? ORDER BY position", [split]
+            "SELECT * FROM scores JOIN checkpoints USING (identity) WHERE split = ? AND kind != 'reward_model' "
+            "ORDER BY position",
+            [split],
         ).fetchall()
         candidates = [
             Candidate(_checkpoint(row), _score(row), row["evaluation_hash"])

@@ -15,7 +15,13 @@ from rich.text import Text
 from cascade.tracking.samples import Decode, Sample, best_and_worst, sample_of
 from cascade.types import Rollout
 
-SHOWN = (("reward", "reward"), ("loss", "loss"), ("completions/mean_length", "length"), ("grad_norm", "grad"))
+SHOWN = (
+    ("reward", "reward"),
+    ("loss", "loss"),
+    ("accuracy", "accuracy"),
+    ("completions/mean_length", "length"),
+    ("grad_norm", "grad"),
+)
 """Metric -> its word on the line; the loss stands for the reward where there is none."""
 
 MEDIAN_STEPS = 20

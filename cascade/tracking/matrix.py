@@ -51,7 +51,8 @@ class Matrix:
 
 
 def score_matrix(stages: Sequence[Mapping[str, Any]], split: str) -> Matrix:
-    """The matrix of a split from the stages of `read_status`."""
+    """The matrix of a split from the stages of `read_status`. Reward models, which are no policies, have no row."""
+    stages = [stage for stage in stages if stage.get("kind") != "reward_model"]
     scores = {s["name"]: _measured(s["scores"].get(split, {})) for s in stages}
     found = {domain for by_domain in scores.values() for domain in by_domain}
     domains = [d for d in DOMAINS if d in found] + sorted(found - set(DOMAINS))

@@ -28,7 +28,7 @@ LOGGER = logging.getLogger(__name__)
 SPLITS = ("test", "validation")
 """The scores shown are those of the first split that has some."""
 
-CURVES = ("reward", "loss", "entropy", "completions/mean_length", "grad_norm", "kl")
+CURVES = ("reward", "loss", "accuracy", "margin", "entropy", "completions/mean_length", "grad_norm", "kl")
 SHOWN_CHARACTERS = 4000
 SAMPLE_COLUMNS = [f.name for f in fields(Sample)]
 
@@ -57,6 +57,7 @@ def write_report(run_dir: Path) -> Path:
         matrix=matrix,
         prompts={domain: min(cell.n for cell in matrix.column(domain)) for domain in matrix.domains},
         stages=[_stage_row(stage) for stage in stages],
+        pairs=_pairs(run, stages),
         failed=sum(not gate["passed"] for stage in stages for gate in stage["gates"]),
         lineage=lineage_svg([_node(stage) for stage in stages], _edges(taught)),
         teachers=[f"{student} learns {domain} from {teacher} ({who[:12]})" for student, domain, teacher, who in taught],
@@ -67,6 +68,21 @@ def write_report(run_dir: Path) -> Path:
     )
     write_text(run.report, html)
     return run.report
+
+
+def _pairs(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """(stage, split, domain, score) of every reward model that has been evaluated."""
+    found = []
+    for stage in stages:
+        file = run.evaluation(stage["name"])
+        if stage["kind"] != "reward_model" or not file.is_file():
+            continue
+        try:
+            pairs = json.loads(file.read_text(encoding="utf-8"))["pairs"]
+            found += [(stage["name"], split, domain, s) for split, by in pairs.items() for domain, s in by.items()]
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            LOGGER.warning("%s is left out of the report: it cannot be read (%s).", file, error)
+    return found
 
 
 def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:

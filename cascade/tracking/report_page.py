@@ -75,6 +75,30 @@ if cell.fell %}fell {{ '%.1f'|format(-100 * cell.change) }} points
 </div>
 {% else %}<p>No stage has a score on the {{ split }} split yet.</p>{% endif %}
 
+{% if pairs %}
+<h2 id="pairs">Reward models</h2>
+<div class="scroll" role="region" aria-label="Reward models" tabindex="0">
+<p class="muted" id="pairs-how">Share of preference pairs whose preferred side has the higher reward, ± standard error;
+ties count half. Beside it what the lengths alone would say: the longer or the shorter side, whichever was right more
+often in the training pairs.</p>
+<table aria-describedby="pairs-how">
+<thead><tr><th scope="col" class="text">stage</th><th scope="col" class="text">split</th>
+<th scope="col" class="text">domain</th><th scope="col">right</th><th scope="col">by length alone</th>
+<th scope="col">above length</th><th scope="col">pairs</th></tr></thead>
+<tbody>
+{% for name, split, domain, score in pairs %}
+<tr><th scope="row">{{ name }}</th><td class="text">{{ split }}</td><td class="text">{{ domain }}</td>
+<td><b>{{ '%.3f'|format(score.accuracy.mean) }}</b> ± {{ '%.3f'|format(score.accuracy.stderr) }}</td>
+<td>{{ '%.3f'|format(score.length_only.mean) }} ± {{ '%.3f'|format(score.length_only.stderr) }}
+<small>{{ score.prefers }} preferred</small></td>
+<td>{{ '%+.3f'|format(score.above_length.mean) }} ± {{ '%.3f'|format(score.above_length.stderr) }}</td>
+<td>{{ score.accuracy.n }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
+
 <h2 id="stages">Stages and gates</h2>
 <div class="scroll" role="region" aria-label="Stages and gates" tabindex="0">
 <table>

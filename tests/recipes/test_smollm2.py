@@ -9,32 +9,38 @@ import pytest
 
 from cascade.data.gguf_model import convert_gguf, find_smollm2
 from cascade.run_folder import read_status
+from data import long_context
 from tests.conftest import REPOSITORY, cascade
 
-DATA = Path(os.environ.get("CASCADE_DATA", REPOSITORY.parent / "shared" / "data")) / "gsm8k"
-STAGES = ("sft", "math_rl", "mopd")
+DATA = Path(os.environ.get("CASCADE_DATA", REPOSITORY.parent / "shared" / "data"))
+STAGES = ("sft", "if_rl", "multi_domain_rl", "long_context_rl", "math_rl", "mopd")
+DOMAINS = {"math", "instruction_following", "multiple_choice", "long_context"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not DATA.is_dir(), reason="GSM8K is not at $CASCADE_DATA/gsm8k, and there may be no hub")
-def test_smollm2_trains_two_steps_of_every_stage_on_gsm8k(tmp_path: Path) -> None:
-    model, run = tmp_path / "model", tmp_path / "run"
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not at $CASCADE_DATA, and there may be no hub")
+def test_smollm2_trains_every_stage_on_real_rows_of_four_domains(tmp_path: Path) -> None:
+    model, run, documents = tmp_path / "model", tmp_path / "run", tmp_path / "long_context"
     convert_gguf(find_smollm2(), model)
+    long_context.extract(documents)
     done = cascade(
         "run",
         "recipe=smollm2",
         f"model.path={model}",
         f"run_dir={run}",
-        f"environments.math.params.train={DATA / 'train.jsonl.gz'}",
-        f"environments.math.params.test={DATA / 'test.jsonl.gz'}",
-        "environments.math.max_completion_length=32",
+        f"environments.math.params.train={DATA / 'gsm8k' / 'train.jsonl.gz'}",
+        f"environments.math.params.test={DATA / 'gsm8k' / 'test.jsonl.gz'}",
+        f"environments.instruction_following.params.prompts={DATA / 'gsm8k' / 'train.jsonl.gz'}",
+        f"environments.multiple_choice.params.train={DATA / 'multiple_choice' / 'rows.jsonl.gz'}",
+        f"environments.long_context.params.train={documents / 'hotpotqa.jsonl'}",
+        *(f"environments.{name}.max_completion_length=24" for name in DOMAINS),
         "evaluation.validation_rows=2",
         "evaluation.test_rows=2",
-        *(f"stages.{name}.max_steps=2" for name in STAGES),
+        *(f"stages.{name}.max_steps=1" for name in STAGES),
         timeout_s=1700,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     stages = read_status(run)["stages"]
-    assert [(stage["name"], stage["status"], stage["steps"]) for stage in stages] == [(n, "done", 2) for n in STAGES]
-    assert all(stage["scores"]["test"]["math"]["n"] == 2 for stage in stages)
+    assert [(stage["name"], stage["status"], stage["steps"]) for stage in stages] == [(n, "done", 1) for n in STAGES]
+    assert all({d: s["n"] for d, s in stage["scores"]["test"].items()} == dict.fromkeys(DOMAINS, 2) for stage in stages)
