@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cascade import __version__
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     )  # read when torch loads: waiting threads that spin starve others
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     arguments = [word for word in arguments if not word.startswith(("--local_rank", "--local-rank"))]  # deepspeed's
+    if str(Path.cwd()) not in sys.path:  # where environments and rewards of the user's own are looked for
+        sys.path.append(str(Path.cwd()))
     options = parser().parse_args(arguments)
     try:
         sys.exit(options.command(options, arguments) or 0)

@@ -74,3 +74,33 @@ def test_conversations_that_people_bring_train_their_assistant_turns(tmp_path: P
         kept = [token for token, mask in zip(sequence.token_ids, sequence.loss_mask, strict=True) if mask]
         trained.add(TOKENIZER.decode(kept))
     assert trained == {"b<|end|>d<|end|>", "f<|end|>", "hi<|end|>"}  # the first token of a text has no context
+
+
+def test_rows_choose_their_mode_and_bring_their_tools_and_the_recipe_says_the_rest(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    rows = [
+        {"prompt": "on", "thinking": True},
+        {"prompt": "off", "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": "as the recipe says"},
+        {"prompt": "with a tool", "tools": [tool]},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({**row, "answer": "4"}) for row in rows))
+    config = EnvironmentConfig(kind="maths", domain="math", params={"test": str(file)})
+    environments = build_environments({"mine": config}, seed=0)
+    tokenizer = character_tokenizer(DEFAULT_ALPHABET, bundled_template("chatml"))
+    shown = {}
+    for recipe in (True, False):
+        renderer = Renderer(environments, {"mine": recipe}, tokenizer)
+        for row in environments["mine"].rows("test"):
+            prompt = renderer.prompt(row)
+            shown[row.data["messages"][0]["content"], recipe] = (prompt.thinking, tokenizer.decode(prompt.token_ids))
+    asked = {key: thinking for key, (thinking, _) in shown.items()}
+    assert asked[("on", True)] is asked[("on", False)] is True
+    assert asked[("off", True)] is asked[("off", False)] is False
+    assert asked[("as the recipe says", True)] is True
+    assert asked[("as the recipe says", False)] is False
+    for (_, _), (thinking, text) in shown.items():
+        assert text.rstrip().endswith("<think>") == thinking
+    assert '<name>add</name>' in shown[("with a tool", True)][1]
+    assert '<name>add</name>' not in shown[("on", True)][1]

@@ -14,6 +14,7 @@ from cascade.cli import main
 from cascade.environments.row_source import RowEnvironment
 from cascade.errors import DataError, FailureKind, VerifierFailure
 from cascade.types import Attempt, Row, Score
+from tests.conftest import cascade
 
 HERE = "tests.test_score_files"
 
@@ -123,3 +124,21 @@ def test_what_cannot_be_is_refused_in_two_sentences(
     assert end.value.code in (1, 2)
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_functions_beside_the_working_folder_are_found_and_their_mistakes_are_told(tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def short(completions, limit, **kwargs):\n"
+        "    return [float(len(text) <= n) for text, n in zip(completions, limit)]\n"
+    )
+    rows = lines(tmp_path / "rows.jsonl", [{"prompt": "Be brief.", "limit": 5}, {"prompt": "Be brief.", "limit": None}])
+    completions = lines(tmp_path / "completions.jsonl", [{"completion": "Yes."}, {"completion": "No."}])
+    files = ["--rows", rows, "--completions", completions, "--out", str(tmp_path / "verdicts.jsonl")]
+    environment = ["--environment", "reward_functions", "--param", "functions=[my_rewards.short]"]
+    done = cascade("score", *environment, *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    right, broken = map(json.loads, (tmp_path / "verdicts.jsonl").read_text().splitlines())
+    assert (right["reward"], right["parts"]) == (1.0, {"short": 1.0})
+    assert (broken["reward"], broken["status"]) == (None, "data")
+    assert broken["reason"].startswith("TypeError: '<=' not supported")
+    assert "my_rewards.py" in broken["reason"]

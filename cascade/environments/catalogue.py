@@ -47,6 +47,20 @@ BUILT_IN = {
     "workplace": "cascade.environments.workplace.Workplace",
 }
 
+ALSO_CALLED = {
+    "equivalence_llm_judge": "multi_document_qa",
+    "genrm_compare": "preference",
+    "ifbench": "instruction_following",
+    "ifeval": "instruction_following",
+    "math": "maths",
+    "math_with_judge": "maths",
+    "mcqa": "multiple_choice",
+    "ruler": "recall",
+    "single_step_tool_use_with_argument_comparison": "function_call",
+    "structured_outputs": "structured_output",
+    "workplace_assistant": "workplace",
+}
+"""The names that people know rows by, most of them NeMo-Gym's servers."""
 
 NOWHERE = Origins((), ())
 
@@ -119,6 +133,7 @@ def _fields(cls: Any) -> set[str]:
 
 def _class_of(kind: str, at: str, origins: Origins) -> Any:
     said = f"`{at}.kind` is `{kind}` in {origins.of([*at.split('.'), 'kind'])}"
+    kind = ALSO_CALLED.get(kind, kind)
     if kind not in BUILT_IN and "." not in kind:
         raise ConfigError(f"{said}.", nearest(kind, BUILT_IN, "environment"))
     module, _, cls = BUILT_IN.get(kind, kind).rpartition(".")
