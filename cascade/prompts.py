@@ -126,16 +126,12 @@ class PromptSource:
     def pairs(self, n: int) -> list[tuple[TrainingSequence, TrainingSequence]]:
         """The next n pairs. Raises `DataError` for one with a side that no training row can hold."""
         rows = self.mixture.draw(n)
-        return [fitting_pair(self.renderer, row, self.longest) for row in rows]
-
-
-def fitting_pair(renderer: Renderer, row: Row, longest: int) -> tuple[TrainingSequence, TrainingSequence]:
-    """The pair of a row. Raises `DataError` when a side has more tokens than `longest`."""
-    pair = renderer.pair(row)
-    tokens = max(len(side.token_ids) for side in pair)
-    if tokens > longest:
-        raise DataError(
-            f"A side of the pair {row.id} has {tokens} tokens, more than `policy.row_tokens`, {longest}.",
-            "Raise `policy.row_tokens`, or leave the row out: `preference_pairs` has `max_characters` for it.",
-        )
-    return pair
+        pairs = [self.renderer.pair(row) for row in rows]
+        for row, pair in zip(rows, pairs, strict=True):
+            tokens = max(len(side.token_ids) for side in pair)
+            if tokens > self.longest:
+                raise DataError(
+                    f"A side of the pair {row.id} has {tokens} tokens, more than `policy.row_tokens`, {self.longest}.",
+                    "Raise `policy.row_tokens`, or leave the row out: `preference_pairs` has `max_characters` for it.",
+                )
+        return pairs

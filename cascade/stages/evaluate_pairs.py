@@ -14,7 +14,7 @@ from cascade.config import EvaluationConfig
 from cascade.data.pairs import conversation_length
 from cascade.errors import DataError
 from cascade.ports import GivesPairs
-from cascade.prompts import Renderer, fitting_pair
+from cascade.prompts import Renderer
 from cascade.teachers.reward import LocalRewardModel
 from cascade.types import PairScore, PairScores, Row, Split, SplitScore
 
@@ -99,8 +99,7 @@ def _way(renderer: Renderer, rows: Sequence[Row]) -> Way:
 def _compared(model: LocalRewardModel, renderer: Renderer, rows: list[Row]) -> list[Comparison]:
     """Every row judged, each rank judging its share. Collective."""
     share = parallel.spread(rows)
-    longest = model.config.row_tokens
-    sides = parallel.everywhere(lambda: [side for row in share for side in fitting_pair(renderer, row, longest)])
+    sides = parallel.everywhere(lambda: [side for row in share for side in renderer.pair(row)])
     rewards = model.score(sides)
     margins = [chosen - rejected for chosen, rejected in zip(rewards[::2], rewards[1::2], strict=True)]
     return parallel.collect(

@@ -26,6 +26,7 @@ ROWS = {
     "ranked": Row("ranked/1", "preference", "ranked", TASK),
     "math": Row("math/1", "math", "math", TASK),
 }
+Ended = Literal["stop", "abort"]
 
 
 @pytest.fixture(scope="module")
