@@ -45,6 +45,8 @@ $(STAMP): $(LOCK) $(ENVIRONMENTS_LOCK) launch/cpu/build_ops.py pyproject.toml se
 	@$(PIP) uninstall -qq -y torchvision torchaudio torchcodec 2>&1 | { grep -v 'not installed' || true; }
 	@$(PIP) check || echo "pip check: see above; torchvision, torchaudio, torchcodec and triton are left out on purpose." >&2
 	$(BIN)/python launch/cpu/build_ops.py
+	@# The databases that NVIDIA's workplace rows speak of; without them only those rows cannot be scored.
+	$(BIN)/python -m data.workplace > /dev/null || echo "No data/workplace; try again: $(BIN)/python -m data.workplace" >&2
 	@touch $@
 
 # Only rollout=vllm_inprocess and rollout=vllm_server need it, and the tests of both.

@@ -13,6 +13,8 @@ from cascade.environments.tool_calls import Call, call_text, calls_of
 from cascade.errors import ConfigError, DataError
 from cascade.types import Row, Score
 
+MAX_MESSAGE = 50_000  # characters of an answer to the user, where one is expected in place of a call
+
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionCall(RowEnvironment):
@@ -65,7 +67,7 @@ class FunctionCall(RowEnvironment):
         calls = calls_of(answer, self.tools(row))
         parts = {"called": float(bool(calls)), "extra_calls": float(max(len(calls) - 1, 0))}
         if action["type"] == "message":
-            return _score({**parts, "correct": float(not calls and bool(answer.strip()))})
+            return _score({**parts, "correct": float(not calls and 0 < len(answer.strip()) <= MAX_MESSAGE)})
         if not calls:
             return _score({**parts, "correct": 0.0})
         first = calls[0]

@@ -136,6 +136,7 @@ def test_nothing_but_the_expected_call_is_rewarded(answer: str) -> None:
 
 def test_an_expected_message_is_any_text_without_a_call() -> None:
     assert reward(MESSAGE, "Where to?") == 1.0
+    assert reward(MESSAGE, "Where to? " * 5_001) == 0.0
     for answer in ("", " \n", called(city="Paris"), f"Where to? {called()}", "<tool_call>{"):
         assert reward(MESSAGE, answer) == 0.0
 
