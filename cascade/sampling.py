@@ -89,6 +89,7 @@ class Sampler:
     def begun(self, policy: Policy, state: StageState) -> Iterator[None]:
         """From where the stage stands to its end, or to the error that ends it. Collective."""
         self.ahead.restore(state.waiting)
+        self.verifiers.metrics()  # what was counted before is not of this stage
         if self.canary and state.step == 0:  # before any compute is spent: both sides start from the same weights
             self.canary.check(self.engine, policy)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from cascade.judging.client import judge_of
 from cascade.judging.quoting import fence, shown
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ def verdict_of(reply: str) -> bool | None:
 
 def is_equivalent(judge: JudgeConfig, question: str, official: str, candidate: str, max_chars: int) -> bool | None:
     """The judge's verdict. Raises `VerifierFailure` INFRASTRUCTURE where no judge answers."""
-    from cascade.judging.client import judge_of
-
     return verdict_of(judge_of(judge).ask(question_to_judge(question, official, candidate, max_chars)).text)
 
 

@@ -15,6 +15,7 @@ from cascade.environments.records import messages_of
 from cascade.environments.row_source import RowEnvironment
 from cascade.environments.string_match import exact, f1, said, short_answer
 from cascade.errors import ConfigError, DataError
+from cascade.judging.client import judge_of
 from cascade.judging.config import JudgeConfig
 from cascade.types import Message, Row, Score, Split
 
@@ -68,6 +69,10 @@ class MultiDocumentQa(RowEnvironment):
     def concurrency(self) -> int:
         """Verdicts that are waited for at once."""
         return self.judge.concurrency if self.judge else 1
+
+    def metrics(self) -> dict[str, float]:
+        """What the judge was asked in this process, and what it cost; nothing without a judge."""
+        return judge_of(self.judge).metrics() if self.judge else {}
 
     def fields(self, record: Mapping[str, Any]) -> dict[str, Any]:
         prompt = messages_of(record)
