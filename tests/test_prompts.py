@@ -102,5 +102,5 @@ def test_rows_choose_their_mode_and_bring_their_tools_and_the_recipe_says_the_re
     assert asked[("as the recipe says", False)] is False
     for (_, _), (thinking, text) in shown.items():
         assert text.rstrip().endswith("<think>") == thinking
-    assert '<name>add</name>' in shown[("with a tool", True)][1]
-    assert '<name>add</name>' not in shown[("on", True)][1]
+    assert "<name>add</name>" in shown[("with a tool", True)][1]
+    assert "<name>add</name>" not in shown[("on", True)][1]
