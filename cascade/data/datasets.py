@@ -49,7 +49,8 @@ def load_rows(source: str, *, split: str | None = None) -> list[dict[str, Any]]:
 def load_numbered(source: str, *, split: str | None = None) -> list[NumberedRow]:
     """What `load_rows` reads, with the number of every line or row, and None for lines that are no JSON objects.
 
-    A file is read whole whatever `split` says; a hub id may have `:configuration` behind it.
+    A file is read whole whatever `split` says. A hub id may have `:configuration` behind it, and then `@split`, which
+    comes before `split`: IFEval's only split, for one, is `train`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -146,7 +147,9 @@ def _from_hub(source: str, split: str) -> list[dict[str, Any]]:
     import datasets
     from datasets.exceptions import DatasetsError
 
-    name, _, configuration = source.partition(":")
+    address, _, own_split = source.partition("@")
+    name, _, configuration = address.partition(":")
+    split = own_split or split
     try:
         loaded = datasets.load_dataset(name, *([configuration] if configuration else []), split=split)
     except (OSError, ValueError, DatasetsError) as error:

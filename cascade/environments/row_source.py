@@ -25,10 +25,11 @@ class RowEnvironment(ABC):
     """Rows of files or of the hub, in the forms that people have them in.
 
     A source is a path (.jsonl, .jsonl.gz, .json, .parquet, or a folder of these) or a hub id, with `:configuration`
-    behind it where the data set has several. Where no `validation` or `test` source is named, as many rows as asked
-    for are cut off `train` by a hash of their content: the same for every seed. A training row that is also a
-    validation or test row is dropped. `seed` chooses which rows stay when `train_rows` keeps fewer than there are.
-    Rows of several environments may be in one file: `where` chooses.
+    behind it where the data set has several, and `@split` where another split than the one of that name is meant.
+    Where no `validation` or `test` source is named, as many rows as asked for are cut off `train` by a hash of their
+    content: the same for every seed. A training row that is also a validation or test row is dropped. `seed` chooses
+    which rows stay when `train_rows` keeps fewer than there are. Rows of several environments may be in one file:
+    `where` chooses.
 
     A subclass says what `fields` a record must have, how to `ask` where a record has no prompt of its own, what a
     gold answer is, and how to score.

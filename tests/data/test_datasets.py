@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from cascade.data.datasets import Conversation, RawText, conversation_of, fingerprint, load_rows
+from cascade.data.datasets import Conversation, RawText, conversation_of, fingerprint, load_numbered, load_rows
 from cascade.errors import DataError
 
 ROWS = [{"text": "eins"}, {"text": "zwei\u2028drei"}, {"text": "é"}]
@@ -82,6 +82,20 @@ def test_hub_id_is_loaded_by_datasets(monkeypatch):
     assert load_rows("org/name", split="test") == [{"text": "test"}]
     with pytest.raises(DataError, match="'org/other' with split 'train'"):
         load_rows("org/other")
+
+
+def test_a_hub_id_names_its_configuration_and_a_split_of_its_own(monkeypatch):
+    def load_dataset(source, *configuration, split):
+        return datasets.Dataset.from_list([{"asked": [source, *configuration, split]}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    asked = {
+        "org/name:main": ["org/name", "main", "test"],
+        "org/name@train": ["org/name", "train"],
+        "org/name:main@train": ["org/name", "main", "train"],
+    }
+    for source, wanted in asked.items():
+        assert load_numbered(source, split="test") == [("1", {"asked": wanted})]
 
 
 def test_columns_decide_what_is_trained():
