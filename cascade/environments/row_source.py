@@ -45,9 +45,7 @@ class RowEnvironment(ABC):
     validation_rows: int = 256
     test_rows: int = 1000
     max_malformed: float = 0.0  # share of a source's rows that may be malformed; they are listed and left out
-    where: Mapping[str, str] = field(
-        default_factory=dict
-    )  # only rows with these values, e.g. {"agent_ref.name": "mcqa"}
+    where: Mapping[str, str] = field(default_factory=dict)  # e.g. {"agent_ref.name": "mcqa"}: only such rows
 
     def __post_init__(self) -> None:
         for key in ("train_rows", "validation_rows", "test_rows"):
