@@ -32,6 +32,10 @@ class EngineError(CascadeError):
     """An engine (policy, rollout, teacher) is not what it was asked to be, or does something else than asked."""
 
 
+class SandboxError(CascadeError):
+    """The sandbox, and not the program in it, has failed, or cannot hold what it was asked to hold."""
+
+
 class RegistryError(CascadeError):
     """A checkpoint that is unknown, damaged, or not what its record says."""
 
