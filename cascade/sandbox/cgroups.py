@@ -123,7 +123,8 @@ def mounted() -> Mounted:
 
 
 def _look() -> Mounted:
-    own = dict(_own_groups())
+    mounts, memberships = Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
+    own = dict(own_groups(mounts, memberships))
     if "" in own and (own[""] / "cgroup.controllers").exists():
         missing = set(CONTROLLERS) - set((own[""] / "cgroup.controllers").read_text().split())
         if not missing:
@@ -144,10 +145,14 @@ ADVICE = (
 )
 
 
-def _own_groups() -> Iterator[tuple[str, Path]]:
-    """The folder of this process's group by controller; version 2 is called by the empty name."""
+def own_groups(mountinfo: str, memberships: str) -> Iterator[tuple[str, Path]]:
+    """The folder of this process's group by controller; version 2 is called by the empty name.
+
+    From `/proc/self/mountinfo` and `/proc/self/cgroup`: paths there are those of the machine, while a container may
+    have only a part of them mounted.
+    """
     mounts = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         root, point = before.split()[3:5]
         kind, _, options = after.split()[:3]
@@ -155,7 +160,7 @@ def _own_groups() -> Iterator[tuple[str, Path]]:
             mounts[""] = (root, point)
         elif kind == "cgroup":
             mounts.update((option, (root, point)) for option in options.split(","))
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             if controller in mounts:
