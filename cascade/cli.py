@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,16 @@ from cascade.errors import CascadeError
 
 DESCRIPTION = "Staged reinforcement learning and multi-domain on-policy distillation, from one declared recipe."
 EPILOG = """A recipe is composed by Hydra: `cascade run recipe=quickstart seed=3 stages.if_rl.max_steps=20`."""
+
+
+class _Late:
+    """The commands of a module that is imported when one of them is called."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Callable[[argparse.Namespace, Sequence[str]], int | None]:
+        return lambda options, arguments: getattr(importlib.import_module(self._module), name)(options, arguments)
 
 
 class Command(argparse.ArgumentParser):
@@ -50,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from cascade import commands
-
+    commands = _Late("cascade.commands")
     top = argparse.ArgumentParser(prog="cascade", description=DESCRIPTION, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"cascade {__version__}")
     sub = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
@@ -78,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=commands.evaluate)
 
     _score(sub, commands)
+    _sandbox(sub)
     _registry(sub, commands)
 
     export = sub.add_parser("export", help="copy a checkpoint as a Hugging Face folder with its model card")
@@ -96,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _score(sub: argparse._SubParsersAction[Command], commands: object) -> None:
+def _score(sub: argparse._SubParsersAction[Command], commands: _Late) -> None:
     score = sub.add_parser("score", help="score completions in a file with any environment; no model, no recipe")
     score.add_argument("--environment", required=True, metavar="KIND", help="a built-in kind, or a dotted path")
     score.add_argument("--rows", required=True, help="rows, as the environment reads them")
@@ -104,7 +115,21 @@ def _score(sub: argparse._SubParsersAction[Command], commands: object) -> None:
     score.add_argument("--out", required=True, help="verdicts, one JSON object a line")
     score.add_argument("--param", action="append", default=[], metavar="KEY=VALUE", help="of the environment, in YAML")
     score.add_argument("--workers", type=_workers, help="verifier processes; default: one a core")
-    score.set_defaults(command=commands.score)  # type: ignore[attr-defined]
+    score.set_defaults(command=commands.score)
+
+
+def _sandbox(sub: argparse._SubParsersAction[Command]) -> None:
+    sandbox = sub.add_parser("sandbox", help="run a program that nobody trusts, and say what became of it")
+    sandbox.add_argument("action", choices=("run",))
+    sandbox.add_argument("file", help="its source")
+    sandbox.add_argument("--language", choices=("python", "cpp"), help="default: as the file's suffix says")
+    sandbox.add_argument("--stdin", metavar="FILE", help="what it reads; `-`: this command's own; default: nothing")
+    sandbox.add_argument("--sandbox", default="bwrap", metavar="NAME", help="back end; default: bwrap")
+    sandbox.add_argument("--time-limit-s", type=float, default=10.0, metavar="S", help="default: 10")
+    for name, default in (("memory-mib", 512), ("disk-mib", 64), ("processes", 64), ("output-kib", 1024)):
+        sandbox.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default: {default}")
+    sandbox.add_argument("--json", action="store_true")
+    sandbox.set_defaults(command=_Late("cascade.sandbox_command").run)
 
 
 def _workers(word: str) -> int:
@@ -114,7 +139,7 @@ def _workers(word: str) -> int:
     return int(word)
 
 
-def _registry(sub: argparse._SubParsersAction[Command], commands: object) -> None:
+def _registry(sub: argparse._SubParsersAction[Command], commands: _Late) -> None:
     registry = sub.add_parser("registry", help="checkpoints, their lineage and scores")
     registry.add_argument("action", choices=("list", "show", "best", "verify"))
     registry.add_argument("checkpoint", nargs="?", help="identity (or its beginning) or stage, for show and verify")
@@ -122,4 +147,4 @@ def _registry(sub: argparse._SubParsersAction[Command], commands: object) -> Non
     registry.add_argument("--domain", help="for best")
     registry.add_argument("--split", choices=("validation", "test"), default="validation")
     registry.add_argument("--json", action="store_true")
-    registry.set_defaults(command=commands.registry)  # type: ignore[attr-defined]
+    registry.set_defaults(command=commands.registry)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cascade.doctor import engines, libraries, machine
+from cascade.doctor import engines, libraries, machine, sandbox
 from cascade.doctor.finding import Finding
 
 MIN_DISK_GIB, MIN_SHM_GIB = 10.0, 1.0  # containers often have 64 MB of shared memory
@@ -30,7 +30,7 @@ def diagnose() -> list[Finding]:
         machine.compiler(),
         *([] if cuda else [machine.operator()]),
         *engines.vllm(bool(cuda)),
-        machine.sandbox(),
+        *sandbox.sandbox(),
         libraries.wandb_login(),
         machine.free("disk", Path.cwd(), MIN_DISK_GIB, ROOM),
         machine.free("shared memory", Path("/dev/shm"), MIN_SHM_GIB, SHARED),

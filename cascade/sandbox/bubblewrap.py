@@ -43,8 +43,11 @@ def version(path: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", said)) or (0,)
 
 
-def command(limits: Limits, furniture: Furniture, seccomp: int) -> list[str]:
-    """The words up to the program that is to be started. `seccomp`: the descriptor the filter is read from."""
+def command(limits: Limits, furniture: Furniture, seccomp: int, users: int) -> list[str]:
+    """The words up to the program that is to be started.
+
+    `seccomp`, `users`: the descriptors from which the filter and /etc/passwd are read.
+    """
     disk = str(limits.disk_mib * 2**20)
     words = [str(binary()), "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     words += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
@@ -55,7 +58,7 @@ def command(limits: Limits, furniture: Furniture, seccomp: int) -> list[str]:
             words += ["--cap-add", right]
     else:
         words += ["--unshare-user", "--disable-userns", "--uid", str(ROOM_ID), "--gid", str(ROOM_ID)]
-    words += [*_system(), "--ro-bind", str(INSIDE), PLACE]
+    words += [*_system(users), "--ro-bind", str(INSIDE), PLACE]
     words += ["--proc", "/proc", "--perms", "1777", "--size", disk, "--tmpfs", "/tmp"]
     words += ["--dir", "/dev", *(w for d in DEVICES for w in ("--dev-bind", f"/dev/{d}", f"/dev/{d}"))]
     for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")):
@@ -87,7 +90,12 @@ def _variables() -> dict[str, str]:
     }
 
 
-def _system() -> list[str]:
+def users(user: int) -> bytes:
+    """What /etc/passwd says inside."""
+    return f"root:x:0:0:root:/:/bin/sh\ncascade:x:{user}:{user}:program:{HOME}:/bin/sh\n".encode()
+
+
+def _system(users: int) -> list[str]:
     words = ["--ro-bind", str(interpreter.SYSTEM), str(interpreter.SYSTEM)]
     for name in ("bin", "sbin", "lib", "lib64", "lib32"):
         path = Path("/", name)
@@ -95,7 +103,7 @@ def _system() -> list[str]:
             words += ["--symlink", os.readlink(path), str(path)]  # noqa: PTH115  as it is written
         elif path.exists():
             words += ["--ro-bind", str(path), str(path)]
-    words += ["--ro-bind", str(INSIDE / "passwd"), "/etc/passwd"]
+    words += ["--perms", "0755", "--dir", "/etc", "--perms", "0644", "--ro-bind-data", str(users), "/etc/passwd"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         words += ["--ro-bind-try", path, path]
     if not interpreter.is_of_system():
@@ -105,6 +113,9 @@ def _system() -> list[str]:
 
 def _furnished(furniture: Furniture) -> list[str]:
     words: list[str] = []
+    above = {parent for inside in (*furniture.read_only, *furniture.copy_on_write) for parent in Path(inside).parents}
+    for parent in sorted(above - {Path("/")}):  # what bubblewrap makes by itself is root's alone
+        words += ["--perms", "0755", "--dir", str(parent)]
     for inside, path in furniture.read_only.items():
         words += ["--ro-bind", str(path.resolve()), _free(inside)]
     if furniture.copy_on_write and version(binary()) < OLDEST_WITH_OVERLAYS:

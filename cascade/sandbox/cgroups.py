@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from cascade.sandbox.limits import Limits
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 PREFIX = "cascade-room-"
+ASIDE = "cascade-self"
+USUAL_WEIGHT, MOST_WEIGHT = ("1024", "100"), ("262144", "10000")
+KILL_ROUNDS = 8  # through a group whose processes start others meanwhile
 GONE_S = 5.0  # how long the kernel may take to forget processes that were killed
 _numbers = itertools.count()
 
@@ -36,6 +40,7 @@ class Group:
     def __init__(self, mounted: Mounted, limits: Limits) -> None:
         name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
         self._version = mounted.version
+        self._quota = int(limits.cpus * PERIOD_US)
         self._folders = [folder / name for folder in mounted.folders]
         try:
             for folder in self._folders:
@@ -76,37 +81,87 @@ class Group:
         if self._version == 1:
             (self._folders[0] / "memory.max_usage_in_bytes").write_text("0")
 
+    def members(self) -> set[int]:
+        """Ids of all processes that belong to it."""
+        return {int(line) for line in (self._folders[-1] / "cgroup.procs").read_text().split()}
+
+    def end_all_but(self, spared: set[int]) -> None:
+        """Kills the others. Until `slow_down` no core is withheld from what is left, also where others want them."""
+        self._cores("max" if self._version == 2 else "-1")
+        self._weigh(MOST_WEIGHT)
+        for _ in range(KILL_ROUNDS):
+            others = self.members() - spared
+            for process in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            if not others:
+                return
+
+    def slow_down(self) -> None:
+        """Limits cores again."""
+        self._cores(str(self._quota))
+        self._weigh(USUAL_WEIGHT)
+
     def remove(self) -> None:
         """Ends what still belongs to it, and removes it. Idempotent."""
-        end = time.monotonic() + GONE_S
         for folder in self._folders:
-            while folder.exists():
-                with contextlib.suppress(OSError):
-                    for process in (folder / "cgroup.procs").read_text().split():
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(int(process), 9)
-                try:
-                    folder.rmdir()
-                except OSError as error:
-                    if error.errno != errno.EBUSY or time.monotonic() > end:
-                        break
-                    time.sleep(0.001)
+            _remove(folder)
 
     def _limit(self, limits: Limits) -> None:
-        memory, quota = limits.memory_mib * 2**20, int(limits.cpus * PERIOD_US)
+        memory = limits.memory_mib * 2**20
+        self._cores(str(self._quota))
         if self._version == 2:
             (folder,) = self._folders
             (folder / "memory.max").write_text(str(memory))
             (folder / "pids.max").write_text(str(limits.processes + 2))
-            (folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
             _write_if_there(folder / "memory.swap.max", "0")
             return
-        memory_folder, pids_folder, cpu_folder = self._folders
+        memory_folder, pids_folder, _ = self._folders
         (memory_folder / "memory.limit_in_bytes").write_text(str(memory))
         _write_if_there(memory_folder / "memory.memsw.limit_in_bytes", str(memory))
         (pids_folder / "pids.max").write_text(str(limits.processes + 2))  # with bubblewrap and the first process
-        (cpu_folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-        (cpu_folder / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def _cores(self, quota: str) -> None:
+        """`quota`: microseconds of all cores together, in each period of `PERIOD_US`."""
+        folder = self._folders[-1]
+        if self._version == 2:
+            (folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
+            return
+        (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (folder / "cpu.cfs_quota_us").write_text(quota)
+
+    def _weigh(self, weights: tuple[str, str]) -> None:
+        """Against other groups: `cpu.shares` of version 1, `cpu.weight` of version 2."""
+        name = "cpu.weight" if self._version == 2 else "cpu.shares"
+        _write_if_there(self._folders[-1] / name, weights[self._version - 1])
+
+
+def remove_of(process: int) -> None:
+    """Removes the groups of rooms that a process has left behind, which has ended. Makes and raises nothing."""
+    try:
+        own = own_groups(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+        folders = {folder for controller, folder in own if controller in (*CONTROLLERS, "")}
+    except OSError:
+        return
+    for folder in folders | {folder.parent for folder in folders if folder.name == ASIDE}:
+        for group in folder.glob(f"{PREFIX}{process}-*"):
+            _remove(group)
+
+
+def _remove(folder: Path) -> None:
+    """Kills what belongs to a group and removes it, unless the kernel takes too long to forget it."""
+    end = time.monotonic() + GONE_S
+    while folder.exists():
+        with contextlib.suppress(OSError):
+            for process in (folder / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process), 9)
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                return
+            time.sleep(0.001)
 
 
 _found: list[Mounted] = []
@@ -172,7 +227,7 @@ def own_groups(mountinfo: str, memberships: str) -> Iterator[tuple[str, Path]]:
 def _delegated(folder: Path) -> Path:
     """A version 2 group below which rooms can have groups of their own; its processes move aside for that."""
     try:
-        aside = folder / "cascade-self"
+        aside = folder / ASIDE
         if folder != folder.parent and (folder / "cgroup.procs").read_text().split():
             aside.mkdir(exist_ok=True)
             for process in (folder / "cgroup.procs").read_text().split():

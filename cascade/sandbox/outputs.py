@@ -50,7 +50,9 @@ class Outputs:
     def close(self) -> tuple[bytes, bytes]:
         """Takes what is left in the pipes, closes them, and returns both texts."""
         for descriptor in self._texts:
-            while not self.too_much and select.select([descriptor], [], [], 0)[0] and self._take(descriptor):
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            while not self.too_much and poll.poll(0) and self._take(descriptor):
                 pass
             os.close(descriptor)
         out, err = (bytes(text) for text in self._texts.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -24,6 +26,8 @@ from cascade.sandbox.verdict import status_of
 START_S = 30.0  # deadline of a room's opening, on a machine however busy
 GRACE_S = 1.0  # beyond a limit, then a room that has not ended its program is ended itself
 ORDER_BYTES = 200_000
+STOP, LATE = b"!", b"?"  # what the first process is told while a program runs: it wrote too much; its time is up
+_open: weakref.WeakSet[ProcessRoom] = weakref.WeakSet()
 
 
 class ProcessRoom:
@@ -40,8 +44,12 @@ class ProcessRoom:
         """Starts it. `given`: descriptors it inherits, closed here afterwards. Raises `SandboxError`."""
         self.limits = limits
         self._group = group
+        self._hurried = False
+        self._orders = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._down: dict[str, Any] | None = None  # how a program brought the whole room down; there are no others then
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        _open.add(self)
         self._line.setblocking(False)
         said = json.dumps({**settings, "line": theirs.fileno()})
         try:
@@ -61,10 +69,14 @@ class ProcessRoom:
             raise SandboxError(f"A room cannot be opened: {why or error.what}", "Run `cascade doctor`.") from None
         if self._process.stderr:
             self._process.stderr.close()
+        self._own = group.members() if group else set[int]()
 
     def write(self, path: str, data: bytes, executable: bool = False) -> None:
         """See `Room.write`."""
-        self._order({"do": "write", "path": path, "executable": executable}, [_memory(data)])
+        if self._down:
+            return
+        if not self._order({"do": "write", "path": path, "executable": executable}, [_memory(data)]):
+            return
         said = self._hear(START_S)
         if "failed" in said:
             raise SandboxError(f"A room does not take {path}: {said['failed']}.", "Choose a path below /tmp, or less.")
@@ -82,23 +94,28 @@ class ProcessRoom:
     ) -> Outcome:
         """See `Room.run`."""
         time_s = self.limits.time_s if time_s is None else time_s
+        if self._down:
+            return self._outcome({**self._down, "wall_s": 0.0}, False, b"", b"", 0)
         if self._line.fileno() < 0:
-            raise SandboxError("A room takes no orders: it is closed.", "Open another.")
+            raise _closed()
         kills = self._group.kills if self._group else 0
         if self._group:
             self._group.forget_peak()
+        if self._group and self._hurried:
+            self._group.slow_down()
+            self._hurried = False
         order = {"do": "run", "command": list(command), "time_s": time_s, "folder": folder, "keep": keep}
         outputs = Outputs(self.limits.output_kib * 1024)
         texts: tuple[bytes, bytes] | None = None
         try:
             given = [_memory(stdin), outputs.stdout, outputs.stderr, *([os.dup(line.fileno())] if line else [])]
-            self._order({**order, "variables": dict(variables or {})}, given)
             began = time.monotonic()
-            if outputs.read(began + time_s + GRACE_S, self._line.fileno(), self._stop):
+            if not self._order({**order, "variables": dict(variables or {}), "sent": began}, given):
+                said = self._last_words(0.0)
+            elif outputs.read(began + time_s, self._line.fileno(), self._stop) or self._hurry(outputs):
                 said = self._last_words(time.monotonic() - began)
             else:
-                said = _ended("timeout", time.monotonic() - began)
-                self.close()
+                said = self._brought_down("timeout", time.monotonic() - began)
             texts = outputs.close()
             return self._outcome(said, outputs.too_much, *texts, kills)
         finally:
@@ -124,13 +141,19 @@ class ProcessRoom:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _order(self, order: Mapping[str, Any], given: Sequence[int]) -> None:
-        """Sends an order with descriptors, which are closed here whatever happens."""
+    def _order(self, order: Mapping[str, Any], given: Sequence[int]) -> bool:
+        """Sends an order with descriptors, which are closed here whatever happens; False where nobody is there."""
         try:
             said = json.dumps(order).encode()
             if len(said) > ORDER_BYTES:
                 raise SandboxError(f"A command has {len(said)} bytes.", "Write what is long to a file, or to stdin.")
             socket.send_fds(self._line, [said], given)
+            self._orders += 1
+            return True
+        except (BrokenPipeError, ConnectionError):
+            if self._orders == 0:  # no program has run that could have done it
+                raise _closed() from None
+            return False
         except (OSError, ValueError) as error:
             raise SandboxError(f"A room takes no orders: {error}.", "Open another.") from None
         finally:
@@ -139,32 +162,48 @@ class ProcessRoom:
 
     def _hear(self, seconds: float) -> dict[str, Any]:
         """The next message of the first process. Raises `SandboxError` when none comes."""
-        if select.select([self._line], [], [], seconds)[0]:
+        poll = select.poll()
+        poll.register(self._line, select.POLLIN)
+        if poll.poll(1000 * seconds):
             with contextlib.suppress(OSError):
                 if said := self._line.recv(1 << 16):
                     return json.loads(said)
             raise SandboxError("A room ended by itself.", "Open another.")
         raise SandboxError(f"A room did not answer within {seconds:g} s.", "Open another.")
 
+    def _hurry(self, outputs: Outputs) -> bool:
+        """Ends a program at its time limit from outside: it may leave the first process no core to do so in time."""
+        with contextlib.suppress(OSError):
+            self._line.send(LATE)
+        if self._group:
+            self._group.end_all_but(self._own)
+            self._hurried = True
+        return outputs.read(time.monotonic() + GRACE_S, self._line.fileno(), self._stop)
+
     def _stop(self) -> None:
         """Has the program ended that is running."""
         with contextlib.suppress(OSError):
-            self._line.send(b"!")
+            self._line.send(STOP)
 
     def _last_words(self, wall_s: float) -> dict[str, Any]:
-        """How a program ended. A room without memory may end as a whole. Raises `SandboxError`."""
+        """How a program ended. Where the first process says nothing any more, a program has ended it."""
         try:
             return self._hear(0)
         except SandboxError:
-            if self._group and self._group.kills:
-                return _ended("memory", wall_s)
-            raise
+            return self._brought_down("memory" if self._group and self._group.kills else "room", wall_s)
+
+    def _brought_down(self, by: str, wall_s: float) -> dict[str, Any]:
+        """What the first process would have said, had it been able to. The room is closed, and runs nothing more."""
+        self._down = {"code": None, "ended_by": by, "wall_s": wall_s, "cpu_s": 0.0, "starved": False}
+        self._down["peak_memory_mib"] = self._group.peak_memory_mib if self._group else 0.0
+        self.close()
+        return self._down
 
     def _outcome(self, said: Mapping[str, Any], too_much: bool, out: bytes, err: bytes, kills: int) -> Outcome:
         if "failed" in said:
             raise SandboxError(f"A room cannot start a program: {said['failed']}.", "Open another.")
-        peak, starving = 0.0, False
-        if self._group and self._line.fileno() >= 0:
+        peak, starving = said.get("peak_memory_mib", 0.0), False
+        if self._group and not self._down:
             peak, starving = self._group.peak_memory_mib, self._group.kills > kills
         status = "memory" if starving else status_of(said["code"], said["ended_by"], too_much, err)
         return Outcome(status, said["code"], out, err, said["wall_s"], said["cpu_s"], peak, said["starved"])
@@ -180,16 +219,29 @@ class ProcessRoom:
         return process.stderr.read(4000).decode(errors="replace").strip()
 
 
-def _ended(by: str, wall_s: float) -> dict[str, Any]:
-    """What the first process would have said, had it been able to."""
-    return {"code": None, "ended_by": by, "wall_s": wall_s, "cpu_s": 0.0, "starved": False}
+def _leave_to_parent() -> None:
+    """In a fork: lets go of rooms, which end when their owner does, and not when the last of its forks does."""
+    for room in list(_open):
+        room._line.close()
+        room._process = room._group = None
+    _open.clear()
+
+
+def _closed() -> SandboxError:
+    return SandboxError("A room takes no orders: it is closed.", "Open another.")
 
 
 def _memory(data: bytes) -> int:
-    """A descriptor of a file in memory that holds the data, at its start."""
-    descriptor = os.memfd_create("given", os.MFD_CLOEXEC)
+    """A descriptor of a file in memory that holds the data, at its start, and will never hold anything else."""
+    descriptor = os.memfd_create("given", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(
+        descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    )
     return descriptor
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

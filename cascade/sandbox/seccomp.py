@@ -51,12 +51,24 @@ ABSENT: Mapping[str, tuple[int, int]] = {
 }  # fmt: skip
 """They fail with ENOSYS, as on a kernel that was built without them."""
 
+IGNORED: Mapping[str, tuple[int, int]] = {
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "sync": (162, 81), "syncfs": (306, 267), "fadvise64": (221, 223),
+}  # fmt: skip
+"""They succeed and do nothing.
+
+By the first six a program could slow its room's first process, or seem short of cores; by the others it could make the
+whole machine write, or forget the files that others read.
+"""
+
 UNCOUNTED: Mapping[str, tuple[int, int]] = {"memfd_create": (319, 279)}
 """Absent too where no cgroup counts memory that is in no process's address space."""
 
 NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET; NEWTIME is clone3's only
 AF_UNIX = 1
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # both put characters into the input of a terminal
+MAP_HUGETLB, MFD_HUGETLB = 0x40000, 4
 NO_CHANGE = 0xFFFFFFFF  # asks `personality` what is set
 
 
@@ -79,6 +91,9 @@ ARGUMENTS: Mapping[str, Argument] = {
     "socketpair": Argument((53, 199), 0, 0xFFFFFFFF, (AF_UNIX,), True),
     "clone": Argument((56, 220), 0, NEW_NAMESPACE, (0,), True),
     "personality": Argument((135, 92), 0, 0xFFFFFFFF, (0, NO_CHANGE), True),
+    "mmap": Argument((9, 222), 3, MAP_HUGETLB, (0,), True),  # from a pool that control groups do not count
+    "memfd_create": Argument((319, 279), 1, MFD_HUGETLB, (0,), True),
+    "prlimit64": Argument((302, 261), 0, 0xFFFFFFFF, (0,), True),  # of itself, not of the room's first process
     "ioctl": Argument((16, 29), 1, 0xFFFFFFFF, (TIOCSTI, TIOCLINUX), False),
     "mknod": Argument((133, -1), 1, stat.S_IFMT(0xFFFF), (stat.S_IFCHR, stat.S_IFBLK), False),
     "mknodat": Argument((259, 33), 2, stat.S_IFMT(0xFFFF), (stat.S_IFCHR, stat.S_IFBLK), False),
@@ -113,9 +128,10 @@ def program(machine: str | None = None, memory_is_counted: bool = True) -> bytes
     column = list(AUDIT_ARCHITECTURES).index(machine)
     absent = ABSENT if memory_is_counted else {**ABSENT, **UNCOUNTED}
     code = [*_entry(AUDIT_ARCHITECTURES[machine])]
-    for argument in ARGUMENTS.values():
-        code += _by_argument(argument, argument.numbers[column])
-    code += _by_number(_numbers(DENIED, column), _numbers(absent, column))
+    for name, argument in ARGUMENTS.items():
+        if name not in absent:
+            code += _by_argument(argument, argument.numbers[column])
+    code += _by_number(*(_numbers(calls, column) for calls in (DENIED, absent, IGNORED)))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
@@ -147,9 +163,9 @@ def _by_argument(rule: Argument, number: int) -> list[Instruction]:
     return [(EQUAL, 0, len(body) + 2, number), *body, (RETURN, 0, 0, miss), (RETURN, 0, 0, hit)]
 
 
-def _by_number(denied: Sequence[int], absent: Sequence[int]) -> list[Instruction]:
+def _by_number(denied: Sequence[int], absent: Sequence[int], ignored: Sequence[int]) -> list[Instruction]:
     """Jumps reach 255 instructions, which is more than there are calls here."""
-    calls = [*((number, 1) for number in denied), *((number, 2) for number in absent)]
+    calls = [(number, to) for to, numbers in enumerate((denied, absent, ignored), 1) for number in numbers]
     tests = [(EQUAL, len(calls) - 1 - index + to, 0, number) for index, (number, to) in enumerate(calls)]
-    ends = [(RETURN, 0, 0, value) for value in (ALLOW, ERROR | errno.EPERM, ERROR | errno.ENOSYS)]
+    ends = [(RETURN, 0, 0, value) for value in (ALLOW, ERROR | errno.EPERM, ERROR | errno.ENOSYS, ERROR)]
     return [*tests, *ends]

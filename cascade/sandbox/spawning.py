@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-BELONG = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 125; shift; done; shift; exec "$@"'
+BELONG = """ulimit -Sv unlimited 2>/dev/null
+while [ "$1" != -- ]; do echo $$ > "$1" || exit 125; shift; done; shift; exec "$@\""""
 
 _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 

@@ -8,11 +8,17 @@ from cascade.sandbox.limits import Status
 
 FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 FAULTS |= {signal.SIGXFSZ, signal.SIGPIPE}
-ENDED_BY: dict[str, Status] = {"timeout": "timeout", "memory": "memory", "disk": "killed", "told": "output_limit"}
+ENDED_BY: dict[str, Status] = {
+    "timeout": "timeout",
+    "memory": "memory",
+    "disk": "killed",
+    "room": "killed",  # a program has brought its whole room down
+    "told": "output_limit",
+}
 
 
 def status_of(code: int | None, ended_by: str | None, too_much: bool, err: bytes) -> Status:
-    """`code`: negative for a signal. `ended_by`: the limit at which we ended it, or None. `err`: its last words."""
+    """`code`: negative for a signal. `ended_by`: a key of `ENDED_BY`, or None. `err`: its last words."""
     if too_much:
         return "output_limit"
     if ended_by is not None or code is None:

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cascade.doctor import diagnose, exit_code, machine, print_findings
+from cascade.doctor import diagnose, exit_code, machine, print_findings, sandbox
 from cascade.doctor.finding import Finding
+
+
+@pytest.fixture
+def without_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sandbox is not what the test is about: trying every attack takes seconds."""
+    monkeypatch.setattr(sandbox, "sandbox", lambda: iter(()))
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +24,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_a_whole_diagnosis_takes_less_than_15_seconds_and_finds_the_core() -> None:
+def test_a_whole_diagnosis_takes_less_than_30_seconds_and_finds_the_core() -> None:
     start = time.monotonic()
     findings = diagnose()
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30
     assert exit_code(findings) == 0, [finding for finding in findings if finding.status == "missing"]
     assert {"python", "torch", "accelerator", "vllm", "sandbox", "wandb login", "disk"} <= {
         each.name for each in findings
@@ -29,6 +35,7 @@ def test_a_whole_diagnosis_takes_less_than_15_seconds_and_finds_the_core() -> No
     assert all(finding.fix for finding in findings if finding.status != "ok")
 
 
+@pytest.mark.usefixtures("without_attacks")
 def test_gpus_are_counted_by_kind_and_spare_the_cpu_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cuda_devices", lambda: (["H100 80 GiB", "H100 80 GiB"], ""))
     findings = {finding.name: finding for finding in diagnose()}
@@ -36,6 +43,7 @@ def test_gpus_are_counted_by_kind_and_spare_the_cpu_operator(monkeypatch: pytest
     assert "deepspeed operator" not in findings
 
 
+@pytest.mark.usefixtures("without_attacks")
 def test_a_torch_that_does_not_load_fails_the_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cuda_devices", lambda: ([], "libcudart.so.13: cannot open shared object file"))
     assert exit_code(diagnose()) == 1

@@ -5,31 +5,44 @@ run in a copy of this process, which takes a millisecond; all others are execute
 whose other end is `cascade.sandbox.room`, and programs get only the descriptors that came with the order.
 """
 
+import _json  # what is below the modules of the library, which would take longer to import than all else takes
+import _signal
+import _sitebuiltins
+import _socket
+import atexit
+import builtins
 import gc
-import json
 import os
 import resource
 import select
-import signal
-import socket
 import sys
 import time
 
 HOME = "/tmp/work"
 ORDER_BYTES = 1 << 18
+LOOK_BYTES = 1 << 16  # of a script, in which its imports are looked for
+QUIET = {
+    *("array", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools"),
+    *("heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
+}  # modules of the library that do nothing but define things when they are imported
+own = set()  # modules that were written into the room
+DESCRIPTOR_BYTES = 4
+STOP, LATE = b"!", b"?"
 LOOK_S = 0.02  # between two looks at what only polling shows
 SPARE_S = 1  # CPU seconds beyond the wall clock, which is the limit meant
 OPEN_FILES = 256
+FILE_BYTES = 1 << 10  # what the kernel keeps for a file without content
+RLIMIT_SIGPENDING, QUEUED_SIGNALS = 11, 1024  # has no name in Python
 
 
 def main():
     """Serves until the other end hangs up. Returns only in the copy that is to run a script: its command."""
-    settings = json.loads(sys.argv[1])
-    line = socket.socket(fileno=settings["line"])
+    settings = parsed(sys.argv[1])
+    line = _socket.socket(fileno=settings["line"])
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where the machine itself has no memory left, rooms go first
     become(settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     os.makedirs(HOME, exist_ok=True)
     gc.collect()
     gc.freeze()
@@ -38,10 +51,12 @@ def main():
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)
     while True:
-        data, descriptors, _, _ = socket.recv_fds(line, ORDER_BYTES, 8)
+        data, descriptors = heard(line)
         if not data:
             os._exit(0)
-        order = json.loads(data)
+        if data in (STOP, LATE):  # the program that was to be stopped has ended by itself meanwhile
+            continue
+        order = parsed(data.decode())
         try:
             if order["do"] == "write":
                 write(order, descriptors[0])
@@ -70,7 +85,9 @@ def become(settings):
 
         set_dumpable = 4
         ctypes.CDLL(None).prctl(set_dumpable, 0, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    core = min(hard % 2**64, 1)  # byte: no file, and nothing for a program of this machine either; no limit is -1
+    resource.setrlimit(resource.RLIMIT_CORE, (core, core))
 
 
 def write(order, source):
@@ -87,17 +104,38 @@ def write(order, source):
             left, offset = left - count, offset + count
     finally:
         os.close(target)
+    name, suffix = os.path.splitext(os.path.basename(path))
+    if suffix == ".py":
+        preload(name, os.pread(source, LOOK_BYTES, 0))
+
+
+def preload(name, source):
+    """Imports once here what every run of a script would import for itself. Modules of its own come first."""
+    own.add(name)
+    if name in QUIET:
+        sys.modules.pop(name, None)
+    for line in source.decode(errors="replace").splitlines():
+        kind, _, rest = line.strip().partition(" ")
+        if kind in ("import", "from"):
+            for part in rest.partition(" import ")[0].split(","):
+                found = part.split(" as ")[0].partition(".")[0].strip()
+                if found in QUIET and found not in own:
+                    try:
+                        __import__(found)
+                    except ImportError:
+                        pass  # the script will say so
+    gc.freeze()
 
 
 def run(order, descriptors, line, settings):
     """One command from start to end. In the copy that is to run a script it returns the command, else None."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    child = os.fork()
+    child = fork()
     if not child:
         return begin(order, descriptors, line, settings)
     ended_by = watch(child, began, order, settings, line)
-    status, starved = None, ended_by == "timeout" and waited_s(child) > 0.25 * order["time_s"]
+    status, starved = None, ended_by == "timeout" and waited_s(child) + began - order["sent"] > 0.25 * order["time_s"]
     if ended_by is None:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     wall_s = time.monotonic() - began
@@ -108,6 +146,15 @@ def run(order, descriptors, line, settings):
     starved = starved and cpu_s < 0.5 * order["time_s"]
     say(line, {"code": status, "ended_by": ended_by, "wall_s": wall_s, "cpu_s": cpu_s, "starved": starved})
     return None
+
+
+def fork():
+    """A copy of this process. What was kept running may have taken all processes or memory there are: then it ends."""
+    try:
+        return os.fork()
+    except OSError:
+        end_all()
+        return os.fork()
 
 
 def watch(child, began, order, settings, line):
@@ -123,7 +170,7 @@ def watch(child, began, order, settings, line):
                 return "timeout"
             events = dict(poll.poll(1000 * min(left_s, LOOK_S) if settings["look"] else 1000 * left_s))
             if line.fileno() in events:
-                return "told" if line.recv(1) else os._exit(0)
+                return {STOP: "told", LATE: "timeout"}.get(line.recv(1)) or os._exit(0)
             if handle in events:
                 return None
             if settings["look"] and (excess := too_much(settings)):
@@ -154,14 +201,15 @@ def memory_bytes():
             except (OSError, IndexError):
                 continue  # it has ended
     disk = os.statvfs("/tmp")
-    return pages * resource.getpagesize() + (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    files = (disk.f_files - disk.f_ffree) * FILE_BYTES
+    return pages * resource.getpagesize() + (disk.f_blocks - disk.f_bfree) * disk.f_frsize + files
 
 
 def end_all():
     """Ends every process of the room but this one, and waits until they are gone."""
     while True:
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, _signal.SIGKILL)
         except ProcessLookupError:
             pass
         try:
@@ -194,11 +242,11 @@ def begin(order, descriptors, line, settings):
         limit(order, settings)
         os.chdir(order["folder"])
         os.environ.update(order["variables"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         if order["command"][0] == "python" and len(order["command"]) > 1:
             return order["command"]
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
         os.execvp(order["command"][0], order["command"])
     except BaseException as error:  # noqa: BLE001  this copy must not go on as the room's first process
         os.write(2, f"{order['command'][0]}: {type(error).__name__}: {error}\n".encode(errors="replace")[:4000])
@@ -214,6 +262,7 @@ def limit(order, settings):
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        RLIMIT_SIGPENDING: QUEUED_SIGNALS,
     }
     if settings["address_bytes"]:
         limits[resource.RLIMIT_AS] = settings["address_bytes"]
@@ -227,16 +276,41 @@ def limit(order, settings):
         resource.setrlimit(name, (value, value))
 
 
+class Plain:
+    """JSON as it is read by default."""
+
+    strict, memo = True, {}
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+_scan = _json.make_scanner(Plain)
+_encode = _json.make_encoder(None, None, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+
+
+def parsed(text):
+    """What a JSON document says."""
+    return _scan(text, 0)[0]
+
+
+def heard(line):
+    """The next order, as bytes, and the descriptors that came with it."""
+    data, others, _, _ = line.recvmsg(ORDER_BYTES, _socket.CMSG_LEN(8 * DESCRIPTOR_BYTES))
+    descriptors = []
+    for level, kind, given in others:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            for start in range(0, len(given), DESCRIPTOR_BYTES):
+                descriptors.append(int.from_bytes(given[start : start + DESCRIPTOR_BYTES], sys.byteorder))
+    return data, descriptors
+
+
 def say(line, message):
     """Tells the other end."""
-    line.send(json.dumps(message).encode())
+    line.send("".join(_encode(message, 0)).encode())
 
 
 def as_main(command):
     """Makes this copy look like a fresh interpreter; returns the script's code and the globals it runs with."""
-    import _sitebuiltins
-    import builtins
-
     for name in ("exit", "quit"):
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     path = command[1]
@@ -256,8 +330,6 @@ def as_main(command):
 
 def end(error):
     """Ends this copy as an interpreter ends, without taking every object apart, which costs more than most scripts."""
-    import atexit
-
     code = 0
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
