@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 from cascade import parallel
 from cascade.ahead import BatchesAhead
-from cascade.algorithms.filtering import drop_failures, drop_stale, drop_without_signal, has_signal, penalise_overlong
+from cascade.algorithms.filtering import (
+    drop_failures,
+    drop_masked,
+    drop_stale,
+    drop_without_signal,
+    drop_without_success,
+    has_signal,
+    penalise_overlong,
+)
 from cascade.checkpoint import StageState
 from cascade.config import MopdStage, RlStage
 from cascade.ports import Policy, RolloutEngine
@@ -78,7 +86,10 @@ class Sampler:
             fresh = drop_failures(fresh, dropped)
             seen += fresh
             fresh = drop_stale(fresh, step, stage.max_staleness, dropped)
-            groups += drop_without_signal(fresh, dropped) if refills is not None else fresh
+            if isinstance(stage, RlStage) and stage.min_best_reward is not None:
+                fresh = drop_without_success(fresh, stage.min_best_reward, dropped)
+            fresh = drop_without_signal(fresh, dropped) if refills is not None else fresh
+            groups += drop_masked(fresh, dropped)
             if len(groups) >= stage.prompts_per_step:
                 break
         if isinstance(stage, RlStage) and not stage.kl_coef:
@@ -97,7 +108,8 @@ class Sampler:
         finally:
             if self.ahead.busy:
                 self.engine.abort()
-            self.ahead.close()
+            with self.verifiers.unwanted():
+                self.ahead.close()
 
     def publish(self, policy: Policy, version: int) -> dict[str, float]:
         """Hands the policy's weights to the engine, and proves now and then that they have arrived. Collective."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
-from collections.abc import MutableSequence, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
@@ -20,53 +19,69 @@ class Waiting:
     """How many items a caller still waits for."""
 
     def __init__(self) -> None:
-        self.abandoned = False  # the caller was interrupted
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
         self._left = 1  # the caller itself, who may not be done asking
-        self._lock = threading.Lock()
-        self._done = threading.Event()
+        self._arrivals = 0
+        self._watched = False
 
     def expect(self) -> None:
         """There is one more."""
-        with self._lock:
+        with self.lock:
             self._left += 1
 
     def arrived(self) -> None:
         """One of them is settled."""
-        with self._lock:
+        with self.lock:
             self._left -= 1
-            if self._left == 0:
-                self._done.set()
+            self._arrivals += 1
+            if self._left == 0 or self._watched:
+                self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Returns when all are settled. Called once, by the caller."""
+    def wait(self, look: Callable[[], None] | None = None) -> None:
+        """Returns when all are settled. Called once, by the caller; `look` is called whenever some have arrived."""
+        self._watched = look is not None
         self.arrived()
-        try:
-            self._done.wait()
-        except BaseException:
-            self.abandoned = True
-            raise
+        while True:
+            seen = self._arrivals
+            if look is not None:
+                look()
+            with self.lock:
+                if self._left == 0:
+                    return
+                if self._arrivals == seen or look is None:
+                    self._changed.wait()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
-    """What is judged at once: an attempt, or a group of them where the environment compares them."""
+    """What is judged at once: an attempt, or a group of them where the environment compares them.
+
+    Nobody needs it any more once it is settled: whoever has it in hand or in a queue lets it go.
+    """
 
     row: Row
     attempts: Sequence[Attempt]
     waiting: Waiting
+    characters: int = 0  # of its texts
+    wanted: int = 1  # by so many jobs
+    since: float = 0.0  # when it was queued, on the monotonic clock
     verdicts: list[Verdict] | None = None
     deaths: int = 0  # of workers, over it
     tries: int = 0  # that failed for reasons that are not its own
 
-    def settle(self, verdicts: list[Verdict]) -> None:
-        """The verdicts, once."""
-        if self.verdicts is None:
+    def settle(self, verdicts: list[Verdict]) -> bool:
+        """The verdicts, unless there are some already; whether they count."""
+        with self.waiting.lock:
+            if self.verdicts is not None:
+                return False
             self.verdicts = verdicts
-            self.waiting.arrived()
+        self.waiting.arrived()
+        return True
 
-    def settle_all(self, verdict: Verdict) -> None:
+    def settle_all(self, verdict: Verdict) -> bool:
         """The same verdict on all attempts."""
-        self.settle([verdict] * len(self.attempts))
+        return self.settle([verdict] * len(self.attempts))
 
 
 @dataclass(slots=True)
@@ -75,12 +90,6 @@ class Chunk:
 
     environment: str
     items: list[Item]
-    created: float = field(default_factory=time.monotonic)
-
-    @property
-    def abandoned(self) -> bool:
-        """Nobody waits for it."""
-        return all(item.waiting.abandoned for item in self.items)
 
 
 def packed(name: str, items: MutableSequence[Item]) -> bytes:

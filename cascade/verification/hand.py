@@ -42,10 +42,10 @@ class ProcessHand(Hand):
         self.process = WorkerProcess(memory_gib)
         self._closing = False
 
-    def score(self, chunk: Chunk) -> list[Chunk]:
+    def score(self, chunk: Chunk) -> list[Item]:
         bound, failures = self.bounds[chunk.environment], 0
         left, back = deque(chunk.items), []
-        while left:
+        while left := deque(item for item in left if item.verdicts is None):
             count = len(left)
             try:
                 self._run(bound, left, back)
@@ -62,7 +62,7 @@ class ProcessHand(Hand):
             if self._closing:
                 break
         fail(left, CLOSED)
-        return [Chunk(chunk.environment, [item]) for item in back]
+        return back
 
     def end(self) -> None:
         self.process.close()
@@ -73,8 +73,8 @@ class ProcessHand(Hand):
     def _run(self, bound: Bound, left: deque[Item], back: list[Item]) -> None:
         """Takes from `left` what it settles, in order, or puts `back`, until all is or the worker is gone.
 
-        The deadline of a verdict begins when the one before it arrived, or when the worker began with the chunk.
-        Raises `Broken` and `Unbuildable`.
+        The deadline of a verdict begins when the one before it arrived, or when the worker began with the chunk. A
+        worker that works for an item which nobody needs any more is killed. Raises `Broken` and `Unbuildable`.
         """
         data = packed(bound.spec.name, left)
         if not left:
@@ -85,6 +85,10 @@ class ProcessHand(Hand):
             allowed_s = bound.deadline_s * len(left[0].attempts)
             results = self.process.results(_pause(time.monotonic() - since, allowed_s))
             for result in results:
+                if isinstance(result, dict) and "paused" in result:
+                    back += left
+                    left.clear()
+                    return
                 if isinstance(result, dict):
                     self._died(left, result, time.monotonic() - since)
                     return
@@ -92,6 +96,10 @@ class ProcessHand(Hand):
                     raise Broken(f"A worker process answered {result[0]} when it was asked {number}.")
                 cpu_s, since, number = result[1], time.monotonic(), number + 1
                 left.popleft().settle([from_plain(verdict) for verdict in result[2]])
+            if not results and left[0].verdicts is not None:
+                self.meter.count("restarts")
+                self.process.kill()
+                return
             if not results and self._gave_up(left, back, allowed_s, time.monotonic() - since, cpu_s):
                 return
             if results and left:

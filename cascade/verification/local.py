@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from cascade.errors import ConfigError
 from cascade.ports import Bounded, Environment
+from cascade.verification.costs import Costs
 from cascade.verification.crew import Crew
 from cascade.verification.hand import Bound, ProcessHand
 from cascade.verification.jobs import EnvironmentSpec
@@ -42,12 +43,17 @@ class LocalVerifiers(RoutedVerifiers):
         meter = Meter(workers or own_cores())
         bounds = bounds_of(environments, specs)
         hands = [ProcessHand(bounds, meter, memory_gib, retries) for _ in range(meter.workers)]
-        super().__init__(environments, Crew(hands, meter), meter, cache_entries)
+        super().__init__(environments, Crew(hands, meter, costs_of(bounds)), meter, cache_entries)
 
 
 def own_cores() -> int:
     """Cores for this process, where others were started beside it by the same launcher."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def costs_of(bounds: Mapping[str, Bound]) -> Costs:
+    """What verdicts are thought to cost, before any was made."""
+    return Costs({name: bound.deadline_s for name, bound in bounds.items()})
 
 
 def bounds_of(environments: Mapping[str, Environment], specs: Mapping[str, EnvironmentSpec]) -> dict[str, Bound]:

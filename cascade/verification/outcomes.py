@@ -14,8 +14,8 @@ from cascade.verification.verdicts import judge_group, raised, verdict_of
 
 REASON = 8000  # characters of a reason that are kept: an exception may quote an answer of megabytes
 
-PlainVerdict = tuple[float | None, dict[str, float], str, str, float]
-"""A verdict as JSON has it: reward, parts, status, reason, seconds."""
+PlainVerdict = tuple[float | None, dict[str, float], bool, str, str, float]
+"""A verdict as JSON has it: reward, parts, masked, status, reason, seconds."""
 
 
 def judged(environment: Environment, row: Row, attempts: Sequence[Attempt]) -> list[Verdict]:
@@ -29,14 +29,16 @@ def judged(environment: Environment, row: Row, attempts: Sequence[Attempt]) -> l
 def plain(verdict: Verdict) -> PlainVerdict:
     """A sound verdict as plain data."""
     score = verdict.score
-    parts = {} if score is None else {str(name): float(value) for name, value in score.parts.items()}
-    return None if score is None else float(score.reward), parts, verdict.status, verdict.reason, verdict.wall_s
+    if score is None:
+        return None, {}, False, verdict.status, verdict.reason, verdict.wall_s
+    parts = {str(name): float(value) for name, value in score.parts.items()}
+    return float(score.reward), parts, score.masked, verdict.status, verdict.reason, verdict.wall_s
 
 
 def from_plain(data: Any) -> Verdict:
     """The inverse of `plain`."""
-    reward, parts, status, reason, wall_s = data
-    return Verdict(None if reward is None else Score(reward, parts), status, reason, wall_s)
+    reward, parts, masked, status, reason, wall_s = data
+    return Verdict(None if reward is None else Score(reward, parts, masked), status, reason, wall_s)
 
 
 def too_slow(deadline_s: float, wall_s: float) -> Verdict:
@@ -79,6 +81,8 @@ def _sound(verdict: Verdict) -> Verdict:
         return _nonsense(f"the reward {score.reward!r:.60} is no finite number", verdict.wall_s)
     if not isinstance(score.parts, Mapping) or not all(map(_is_number, score.parts.values())):
         return _nonsense(f"the parts {score.parts!r:.200} are not finite numbers", verdict.wall_s)
+    if not isinstance(score.masked, bool):
+        return _nonsense(f"`masked` is {score.masked!r:.60}, not True or False", verdict.wall_s)
     return verdict
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from cascade.config import PenaltiesConfig
 from cascade.environments.penalties import penalise
@@ -27,6 +28,10 @@ class PenalisedVerifiers:
             ]
             for job, found in zip(jobs, self._verifiers.verify(jobs), strict=True)
         ]
+
+    def unwanted(self) -> AbstractContextManager[None]:
+        """See `Verifiers.unwanted`."""
+        return self._verifiers.unwanted()
 
     def metrics(self) -> dict[str, float]:
         """See `Verifiers.metrics`."""

@@ -24,13 +24,14 @@ class ActorHand:
         """Says that it is there."""
         return True
 
-    def score(self, data: bytes) -> tuple[list[list[PlainVerdict]], dict[str, int]]:
-        """The verdicts on every item of a frame, and what was counted meanwhile."""
+    def score(self, data: bytes) -> tuple[list[list[PlainVerdict] | None], dict[str, int]]:
+        """The verdicts on every item of a frame, None for those that another hand may have; and what was counted."""
         _, name, rows, told = pickle.loads(memoryview(data)[HEADER.size :])
         waiting = Waiting()
         known = [Row(key, domain, name, content) for key, domain, content in rows]
         items = [Item(known[row], [Attempt(*attempt) for attempt in attempts], waiting) for row, attempts in told]
-        left = [Chunk(name, items)]
-        while left:
-            left = [back for chunk in left for back in self.hand.score(chunk)]
-        return [[plain(verdict) for verdict in item.verdicts or []] for item in items], self.meter.counts()
+        again = items
+        while again:
+            again = [back for back in self.hand.score(Chunk(name, again)) if back.tries]
+        found = [None if item.verdicts is None else [plain(verdict) for verdict in item.verdicts] for item in items]
+        return found, self.meter.counts()

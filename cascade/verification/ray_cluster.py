@@ -22,7 +22,7 @@ from cascade.verification.calls import Chunk, Item, packed
 from cascade.verification.crew import CLOSED, Crew, Hand
 from cascade.verification.hand import PATIENCE, Bound
 from cascade.verification.jobs import EnvironmentSpec
-from cascade.verification.local import CACHE_ENTRIES, MEMORY_GIB, RETRIES, bounds_of
+from cascade.verification.local import CACHE_ENTRIES, MEMORY_GIB, RETRIES, bounds_of, costs_of
 from cascade.verification.meter import Meter
 from cascade.verification.outcomes import PlainVerdict, from_plain, no_verdict
 from cascade.verification.process import START_S
@@ -62,7 +62,7 @@ class RayVerifiers(RoutedVerifiers):
         meter = Meter(workers or _own_cpus())
         fleet = _Fleet()
         hands = [RayHand(bounds, meter, memory_gib, retries, fleet) for _ in range(meter.workers)]
-        super().__init__(environments, Crew(hands, meter), meter, cache_entries)
+        super().__init__(environments, Crew(hands, meter, costs_of(bounds)), meter, cache_entries)
 
     def close(self) -> None:
         super().close()
@@ -108,8 +108,8 @@ class RayHand(Hand):
         if self._up:
             self.fleet.joined(self)
 
-    def score(self, chunk: Chunk) -> list[Chunk]:
-        items = list(chunk.items)
+    def score(self, chunk: Chunk) -> list[Item]:
+        items = [item for item in chunk.items if item.verdicts is None]
         if not self._up:
             for item in items:
                 item.settle_all(no_verdict(CLOSED if self._closing else f"no Ray actor was there in {OUTAGE_S:g} s"))
@@ -120,17 +120,18 @@ class RayHand(Hand):
         try:
             outcome = self._outcome(self._actor.score.remote(data), self._limit_s(chunk.environment, items))
         except _Lost as error:
-            return self._lost(chunk.environment, items, str(error))
+            return self._lost(items, str(error))
         if outcome is None:
             for item in items:
                 item.settle_all(no_verdict(CLOSED))
             return []
         verdicts, counts = outcome
         for item, found in zip(items, verdicts, strict=True):
-            item.settle([from_plain(verdict) for verdict in found])
+            if found is not None:
+                item.settle([from_plain(verdict) for verdict in found])
         for name, number in counts.items():
             self.meter.count(name, number)
-        return []
+        return [item for item, found in zip(items, verdicts, strict=True) if found is None]
 
     def end(self) -> None:
         import ray
@@ -142,7 +143,7 @@ class RayHand(Hand):
     def interrupt(self) -> None:
         self._closing = True
 
-    def _outcome(self, reference: Any, limit_s: float) -> tuple[list[list[PlainVerdict]], dict[str, int]] | None:
+    def _outcome(self, reference: Any, limit_s: float) -> tuple[list[list[PlainVerdict] | None], dict[str, int]] | None:
         """What the actor returns; None when the verifiers are closed meanwhile. Raises `_Lost`."""
         import ray
         from ray.exceptions import RayError
@@ -159,7 +160,7 @@ class RayHand(Hand):
         except RayError as error:
             raise _Lost(f"{type(error).__name__}: {error}") from None
 
-    def _lost(self, environment: str, items: Sequence[Item], why: str) -> list[Chunk]:
+    def _lost(self, items: Sequence[Item], why: str) -> list[Item]:
         """Gives items to other actors, those apart that were lost too often."""
         self._up = False
         self.fleet.left(self)
@@ -172,7 +173,7 @@ class RayHand(Hand):
             else:
                 item.settle_all(no_verdict(why))
         self.meter.count("retries", len(back))
-        return [Chunk(environment, back)] if back else []
+        return back
 
     def _limit_s(self, environment: str, items: Sequence[Item]) -> float:
         """Longer than a healthy actor can take."""

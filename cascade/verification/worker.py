@@ -23,9 +23,13 @@ from cascade.environments.attempts import attempt_at
 from cascade.environments.catalogue import build_environment
 from cascade.ports import Environment
 from cascade.processes import adopt_orphans, end_with_parent
+from cascade.sandbox.cgroups import remove_of
 from cascade.types import Attempt, Row, Verdict
+from cascade.verification.fair_queue import CHUNK_S
 from cascade.verification.frames import read_frame, write_line
 from cascade.verification.outcomes import judged, plain, shortened, too_much_memory
+
+LONGEST_S = 2 * CHUNK_S  # of a chunk, which should take half of it
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
     commands, results, parent, memory = (int(word) for word in sys.argv[1:])
     end_with_parent(parent)
     adopt_orphans()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     environments: dict[str, Environment] = {}
     write_line(results, {"up": os.getpid()})
     _silence()
@@ -79,7 +83,7 @@ def _forked(environments: dict[str, Environment], commands: int, results: int, m
         os.setpgid(0, 0)
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))  # rooms may have more: they have limits of their own
         _score(environments, commands, results)
         os._exit(0)
     except BaseException:  # noqa: BLE001  told to the pool, and the process has no other way out
@@ -95,26 +99,34 @@ def _ended(child: int) -> int:
         os.killpg(child, signal.SIGKILL)
     mine = Path("/proc/self/task") / str(os.getpid()) / "children"
     with suppress(ChildProcessError, FileNotFoundError):
-        while True:
-            for left in mine.read_text().split():
-                os.kill(int(left), signal.SIGKILL)
-            os.waitpid(-1, 0)
+        while orphans := mine.read_text().split():  # not what other threads of the nursery started: rooms it keeps
+            for orphan in orphans:
+                os.kill(int(orphan), signal.SIGKILL)
+                os.waitpid(int(orphan), 0)
+    remove_of(child)  # the control groups of rooms that were open
     return code
 
 
 def _score(environments: dict[str, Environment], commands: int, results: int) -> None:
-    """Scores chunk after chunk. Every result is sent at once, so that a missing one says which answer holds it up."""
+    """Scores chunk after chunk. Every result is sent at once, so that a missing one says which answer holds it up.
+
+    What is left of a chunk that has taken too long goes back: others may be waiting.
+    """
     me = os.getpid()
     write_line(results, {"born": me})
     while (command := read_frame(commands)) and command[0] == "score":
         _, name, rows, items = command
         known = [Row(key, domain, name, data) for key, domain, data in rows]
         write_line(results, {"began": time.process_time()})
+        began = time.monotonic()
         for number, (row, attempts) in enumerate(items):
             verdicts = _verdicts(environments[name], known[row], attempts)
             if os.getpid() != me:  # an environment forked, and this is the other one
                 os._exit(0)
             write_line(results, [number, time.process_time(), [plain(verdict) for verdict in verdicts]])
+            if number + 1 < len(items) and time.monotonic() - began > LONGEST_S:
+                write_line(results, {"paused": number + 1})
+                break
 
 
 def _verdicts(environment: Environment, row: Row, attempts: list[Any]) -> list[Verdict]:

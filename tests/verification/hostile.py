@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import FailureKind, VerifierFailure
+from cascade.sandbox.backends import sandbox
+from cascade.sandbox.limits import Limits
 from cascade.types import Attempt, Message, Row, Score, Split
 
 VERY_LONG_S = 600.0
@@ -52,7 +54,7 @@ class Hostile:
         return Score(float(len(answer)), {"length": float(len(answer))}) if found is None else found(rest)
 
     def _sleep(self, rest: str) -> Score:
-        time.sleep(float(rest))
+        time.sleep(float(rest.split()[0]))
         return Score(1.0)
 
     def _burn(self, rest: str) -> Score:
@@ -67,6 +69,17 @@ class Hostile:
         with (Path(self.scratch) / f"noted.{os.getppid()}").open("a") as file:
             file.write("x")
         return Score(float(len(f"note {rest}")))
+
+    def _ended(self, rest: str) -> Score:
+        """As an environment says that the program of an answer ended so."""
+        return Score(0.0, {rest: 1.0})
+
+    def _room(self, rest: str) -> Score:
+        """A program in a sandbox; the marker is in its command line."""
+        seconds, _, marker = rest.partition(" ")
+        with sandbox("bwrap").open(Limits(time_s=VERY_LONG_S)) as room:
+            outcome = room.run(("sh", "-c", f"sleep {seconds}; echo {marker}"))
+        return Score(float(len(outcome.stdout)))
 
     def _regex(self, rest: str) -> None:
         re.match(r"(a+)+$", "a" * 60 + "b")
@@ -119,6 +132,8 @@ class Hostile:
             "words": Score("right"),  # type: ignore[arg-type]
             "parts": Score(1.0, {"a": "b"}),  # type: ignore[dict-item]
             "list": Score(1.0, [1, 2]),  # type: ignore[arg-type]
+            "mask": Score(1.0, {}, "yes"),  # type: ignore[arg-type]
+            "masked": Score(1.0, {}, masked=True),
         }[rest]
 
 

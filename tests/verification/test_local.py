@@ -139,10 +139,23 @@ def test_typed_failures_keep_their_kind(verifiers: LocalVerifiers) -> None:
     assert [verdict.score and verdict.score.reward for verdict in found] == [0.0, None, None]
 
 
-@pytest.mark.parametrize("what", ["none", "text", "nan", "infinite", "huge", "words", "parts", "list"])
+@pytest.mark.parametrize("what", ["none", "text", "nan", "infinite", "huge", "words", "parts", "list", "mask"])
 def test_what_is_no_score_is_a_failure_and_never_a_reward(verifiers: LocalVerifiers, what: str) -> None:
     (found,) = ask(verifiers, f"return {what}")
     assert (found.status, found.score) == ("data", None)
+
+
+def test_a_mask_survives_the_way_from_the_worker_and_the_cache(tmp_path: Path) -> None:
+    verifiers = pool(configs(scratch=str(tmp_path)), workers=1)
+    try:
+        for _ in range(2):
+            found = [verdict.score for verdict in ask(verifiers, "return masked", "fine")]
+            assert [score and score.masked for score in found] == [True, False]
+            assert found[0] is not None
+            assert found[0].reward == 1.0
+        assert verifiers.metrics()["verifiers/cache_hits"] == 2
+    finally:
+        verifiers.close()
 
 
 def test_printing_disturbs_nothing(verifiers: LocalVerifiers, capfd: pytest.CaptureFixture[str]) -> None:

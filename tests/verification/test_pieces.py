@@ -95,7 +95,8 @@ def test_a_frame_larger_than_the_pipe_arrives_and_one_that_nobody_reads_is_an_er
 
 
 def test_verdicts_survive_the_way_and_reasons_are_cut_in_the_middle() -> None:
-    for verdict in (Verdict(Score(0.5, {"a": 1.0}), wall_s=0.1), Verdict(None, "data", "why\nwhere")):
+    masked = Verdict(Score(0.0, {"a": 1.0}, masked=True))
+    for verdict in (Verdict(Score(0.5, {"a": 1.0}), wall_s=0.1), masked, Verdict(None, "data", "why\nwhere")):
         assert from_plain(plain(verdict)) == verdict
     long = "begin" + "x" * 10 * REASON + "end"
     assert shortened(long).startswith("begin")
