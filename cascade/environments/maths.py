@@ -3,13 +3,14 @@ r"""math: problems with one answer, which is right when math-verify finds it equ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from cascade.environments.boxed import OPENING, boxed, last_boxed
 from cascade.environments.math_answer import costly, hedged, load, restated, same_text, verified
+from cascade.environments.python_tool import UsesPython, without_calls
 from cascade.environments.row_source import RowEnvironment
 from cascade.errors import ConfigError, DataError
 from cascade.types import Message, Row, Score
@@ -39,29 +40,24 @@ class Final(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maths(RowEnvironment):
+class Maths(UsesPython, RowEnvironment):
     r"""Rows of NeMo-Gym's `math_with_judge`, of TRL, of GSM8K, and of the usual sets of the hub.
 
     The reference is `expected_answer`, `reward_model.ground_truth`, `ground_truth`, `final_answer`, `answer` or
     `solution`, whichever comes first; of a longer text, what stands in its last box or after its last `####`. Equal
     is what math-verify calls equal, as NeMo-Gym's `math_with_judge` has it without its judge. `extraction: boxed`
     takes an answer from its last `\boxed{}` (or after `####`) only; `anywhere`, as NeMo-Gym does, also from
-    unmarked text.
+    unmarked text. With `tool_integrated` the model may call Python, and the last turn's text is judged.
     """
 
     name: str = "maths"
     domain: str = "math"
     extraction: Literal["boxed", "anywhere"] = "anywhere"
-    tool_integrated: bool = False
     deadline_s: float = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tool_integrated:
-            raise ConfigError(
-                "tool_integrated is true, but there is no sandbox yet to run Python calls in.",
-                "Leave it false: calls in an answer are never run.",
-            )
+        self.offer_python()
         if not self.deadline_s > 0:
             raise ConfigError(f"deadline_s is {self.deadline_s}.", "Give seconds, e.g. 5.")
 
@@ -88,10 +84,21 @@ class Maths(RowEnvironment):
     def gold(self, row: Row) -> str:
         return f"{OPENING}{{{row.data['answer']}}}"
 
+    def tools(self, row: Row) -> list[dict[str, Any]] | None:
+        """The row's own, else Python where it may be called."""
+        return super().tools(row) or ([self.python_schema()] if self.tool_integrated else None)
+
+    def respond(self, row: Row, answers: Sequence[str]) -> list[Message] | None:
+        """What Python says to the calls of the latest turn; None when it has none, or none is ever answered."""
+        if not self.tool_integrated:
+            return None
+        return self.python_replies(row, answers, self.tools(row) or ()) or None
+
     def score(self, row: Row, answer: str) -> Score:
         """1 for an answer equal to the reference. `marked`: it was in a box, or after `####`. Of a refused answer a
         part says why: `too_long`, `costly`, `hedged` or `restated`."""
         load()
+        answer = without_calls(answer) if self.tool_integrated else answer
         if len(answer) > MAX_ANSWER:
             return Score(0.0, {"correct": 0.0, "too_long": 1.0})
         gold, final = row.data["answer"], final_answer(answer)

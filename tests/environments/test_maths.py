@@ -137,9 +137,7 @@ def test_an_answer_given_before_the_reasoning_is_not_the_last_word() -> None:
     assert reward("42", "#### 42\nNo.\n#### 41") == 0.0
 
 
-def test_tool_integrated_reasoning_is_refused_while_there_is_no_sandbox() -> None:
-    with pytest.raises(ConfigError, match="no sandbox"):
-        Maths(tool_integrated=True)
+def test_a_deadline_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="deadline_s"):
         Maths(deadline_s=0)
 
