@@ -87,6 +87,15 @@ class ReadsRecords(Protocol):
 
 
 @runtime_checkable
+class ReadsPaths(Protocol):
+    """What an environment has besides when its rows name files or folders, relative to the file that a row is in."""
+
+    def placed(self, data: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
+        """A row's data with the paths as this machine has them. `folder`: of the rows; None for rows of the hub."""
+        ...
+
+
+@runtime_checkable
 class ScoresAttempts(Protocol):
     """What an environment has besides when it judges more than the answer: reasoning, whole turns, their ends."""
 

@@ -10,11 +10,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cascade.data.datasets import NumberedRow, load_numbered
 from cascade.environments.records import shared_fields
 from cascade.errors import ConfigError, DataError
+from cascade.ports import ReadsPaths
 from cascade.types import Message, Row, Split
 
 SHOWN = 20  # malformed rows that a message lists
@@ -97,6 +99,7 @@ class RowEnvironment(ABC):
     def rows_of(self, records: Iterable[NumberedRow], source: str) -> list[Row]:
         """Records as rows, in order. Malformed ones are listed on stderr, and too many of them a `DataError`."""
         rows, malformed, count = [], [], 0
+        folder = folder_of(source)
         for number, record in records:
             if record is not None and not self._meant(record):
                 continue
@@ -108,7 +111,9 @@ class RowEnvironment(ABC):
             except DataError as error:
                 malformed.append(f"{number}: {error.what}")
                 continue
-            rows.append(Row(f"{self.name}/{content_hash(data)}", self.domain, self.name, data))
+            identity = f"{self.name}/{content_hash(data)}"  # of paths as they are written: the same on every machine
+            data = self.placed(data, folder) if isinstance(self, ReadsPaths) else data
+            rows.append(Row(identity, self.domain, self.name, data))
         if malformed:
             listed = "\n  ".join(malformed[:SHOWN]) + (
                 f"\n  and {len(malformed) - SHOWN} more" * (len(malformed) > SHOWN)
@@ -147,6 +152,14 @@ class RowEnvironment(ABC):
         for row in self.rows_of(load_numbered(source, split=split), source):
             rows.setdefault(row.id, row)
         return rows
+
+
+def folder_of(source: str) -> Path | None:
+    """Where the rows of a source lie; None for a source that is no file or folder."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    return path.parent if path.is_file() else None
 
 
 def content_hash(data: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cascade.errors import ConfigError
 from cascade.judging.endpoint import Answer
@@ -84,13 +85,13 @@ class FileCache:
         with self._lock:
             try:
                 found = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-                return Answer(*json.loads(found[0])) if found else None
+                return _answer(*json.loads(found[0])) if found else None
             except (sqlite3.Error, ValueError, TypeError):
                 self.errors += 1
                 return None
 
     def put(self, key: str, answer: Answer) -> None:
-        reply = json.dumps([answer.text, answer.tokens_in, answer.tokens_out])
+        reply = json.dumps([answer.text, answer.tokens_in, answer.tokens_out, answer.last_tokens])
         with self._lock:
             try:
                 self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
@@ -100,3 +101,8 @@ class FileCache:
     def close(self) -> None:
         with self._lock:
             self._database.close()
+
+
+def _answer(text: str, tokens_in: int, tokens_out: int, last_tokens: Sequence[Sequence[Any]] = ()) -> Answer:
+    """A reply as it was; those of older files have no candidates."""
+    return Answer(text, tokens_in, tokens_out, tuple(tuple((t, p) for t, p in token) for token in last_tokens))

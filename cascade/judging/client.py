@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cascade.errors import FailureKind, VerifierFailure
 from cascade.judging.cache import FileCache, MemoryCache
 from cascade.judging.config import JudgeConfig
 from cascade.judging.counts import Counts
-from cascade.judging.endpoint import Answer, Endpoint, Failed, Refused
+from cascade.judging.endpoint import Answer, Candidates, Endpoint, Failed, Refused
 
 END_S = 5.0  # deadline of the thread's end
 
@@ -35,6 +35,7 @@ class Reply:
     cached: bool = False  # nobody was asked, or somebody else asked it at the same time
     wall_s: float = 0.0
     endpoint: str = ""
+    last_tokens: Candidates = ()  # where the request asks for log-probs
 
 
 class Judge:
@@ -72,7 +73,7 @@ class Judge:
         for future, first in asked:
             try:
                 reply = future.result()
-                found.append(reply if first else Reply(reply.text, reply.tokens_in, reply.tokens_out, True))
+                found.append(reply if first else replace(reply, cached=True, wall_s=0.0, endpoint=""))
             except VerifierFailure as failure:
                 found.append(failure)
         return found
@@ -106,7 +107,8 @@ class Judge:
             if (kept := self._cache.get(key)) is not None:
                 self.counts.add("cache_hits")
                 future: Future[Reply] = Future()
-                future.set_result(Reply(kept.text, kept.tokens_in, kept.tokens_out, True))
+                known = Reply(kept.text, kept.tokens_in, kept.tokens_out, True, last_tokens=kept.last_tokens)
+                future.set_result(known)
                 return future, True
             future = self._start(self._reply(json.dumps(body).encode(), key))
             self._pending[key] = future
@@ -134,7 +136,8 @@ class Judge:
             await asyncio.to_thread(self._cache.put, key, answer)
         else:
             self._cache.put(key, answer)
-        return Reply(answer.text, answer.tokens_in, answer.tokens_out, False, time.monotonic() - started, url)
+        wall_s = time.monotonic() - started
+        return Reply(answer.text, answer.tokens_in, answer.tokens_out, False, wall_s, url, answer.last_tokens)
 
     async def _answer(self, body: bytes, started: float) -> tuple[Answer, str]:
         """Asks one endpoint after the other until one answers, or none may in time."""

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.reasoning import split_reasoning
 
@@ -21,6 +21,11 @@ ACCESS = (401, 403, 404)  # no key, a wrong one, or no such model or path: not t
 FIRST_REST_S, LONGEST_REST_S = 0.25, 5.0
 LONGEST_ASKED_REST_S = 600.0  # a server that asks for more may be back before
 SHOWN = 500  # characters of an error that are passed on
+LAST_TOKENS = 8  # of a reply, of which log-probs are kept
+
+
+Candidates = tuple[tuple[tuple[str, float], ...], ...]
+"""Of each of the last tokens of a reply: what it might have been, with log-probs."""
 
 
 class Failed(Exception):
@@ -43,6 +48,7 @@ class Answer:
     text: str
     tokens_in: int
     tokens_out: int
+    last_tokens: Candidates = ()  # where the request asks for log-probs
 
 
 class Endpoint:
@@ -115,6 +121,7 @@ def answer_of(content: bytes) -> Answer:
         text = message.get("content")
         usage = found.get("usage") or {}
         charged = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        last_tokens = _last_tokens(found["choices"][0].get("logprobs"))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         shown = content[:SHOWN].decode(errors="replace")
         raise Failed("garbage", f"not a chat completion ({type(error).__name__}): {shown!r}") from None
@@ -122,7 +129,16 @@ def answer_of(content: bytes) -> Answer:
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
     if text is not None and not isinstance(text, str):
         raise Failed("garbage", f"the content is {type(text).__name__}, not text")
-    return Answer(split_reasoning(text or "").answer.strip(), *charged)
+    return Answer(split_reasoning(text or "").answer.strip(), *charged, last_tokens)
+
+
+def _last_tokens(log_probs: Mapping[str, Any] | None) -> Candidates:
+    """Candidates of the last tokens, where the server gives them."""
+    tokens = (log_probs or {}).get("content") or []
+    return tuple(
+        tuple((str(each["token"]), float(each["logprob"])) for each in token.get("top_logprobs") or [token])
+        for token in tokens[-LAST_TOKENS:]
+    )
 
 
 def _check_status(response: httpx.Response) -> None:
