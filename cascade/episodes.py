@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from cascade.data.chat import completion_text
 from cascade.data.dialogue import Context, Dialogue, Turn
 from cascade.environments.attempts import attempt_at
 from cascade.errors import DataError, FailureKind, VerifierFailure
-from cascade.ports import MultiTurn, RolloutEngine
+from cascade.ports import Environment, MultiTurn, RolloutEngine, Waits
 from cascade.prompts import Renderer
 from cascade.rollout.fresh import context, merged
 from cascade.seeds import derived_seed
 from cascade.types import Attempt, Message, Prompt, Rollout, VersionSpan
+
+Replies = Sequence[Message] | VerifierFailure | None
+"""What an environment says to a turn; None: the episode is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +63,15 @@ def play(
     An episode ends when its environment says so, after `max_turns` of it, when it has `max_tokens[i]` tokens, those
     of the environment included, or when a call of the engine is aborted. Messages that leave no room for a token
     after them are left out, and the episode has the finish reason `length`. A turn whose context was rewritten is
-    sampled with a seed of its own, as positions count from 0 again there.
+    sampled with a seed of its own, as positions count from 0 again there. An environment that `Waits` answers as many
+    episodes at once as its `concurrency` says, each in a thread.
     """
     opened = {rollout.prompt.row.id: _opened(renderer, rollout.prompt) for rollout in rollouts}
     begun = [
         Episode(rollout, opened[rollout.prompt.row.id], limit)
         for rollout, limit in zip(rollouts, max_tokens, strict=True)
     ]
-    played = [_answered(engine, renderer, episode) for episode in begun]
+    played = _answered(engine, renderer, begun)
     while going := [i for i, episode in enumerate(played) if not episode.over]:
         for rewritten in sorted({len(played[i].rollout.earlier) for i in going}):
             chosen = [i for i in going if len(played[i].rollout.earlier) == rewritten]
@@ -75,8 +81,11 @@ def play(
                 [played[i].limit - played[i].elsewhere for i in chosen],
                 derived_seed(seed, "rewritten", rewritten) if rewritten else seed,
             )
-            for i, rollout in zip(chosen, extended, strict=True):
-                played[i] = _answered(engine, renderer, dataclasses.replace(played[i], rollout=rollout))
+            sampled = [
+                dataclasses.replace(played[i], rollout=rollout) for i, rollout in zip(chosen, extended, strict=True)
+            ]
+            for i, episode in zip(chosen, _answered(engine, renderer, sampled), strict=True):
+                played[i] = episode
     return [_told_apart(renderer, episode) for episode in played]
 
 
@@ -86,25 +95,62 @@ def _opened(renderer: Renderer, prompt: Prompt) -> Dialogue:
     return Dialogue(renderer.tokenizer, messages, prompt.token_ids, renderer.tools_of(row), renderer.thinking_of(row))
 
 
-def _answered(engine: RolloutEngine, renderer: Renderer, episode: Episode) -> Episode:
-    """The episode with the turn that was just sampled, and with the environment's messages behind it if it goes on."""
+def _answered(engine: RolloutEngine, renderer: Renderer, episodes: Sequence[Episode]) -> list[Episode]:
+    """Episodes with the turn that was just sampled, and with the environment's messages behind it if they go on."""
+    heard = [_heard(renderer, episode) for episode in episodes]
+    answered = []
+    for before, episode, replies in zip(episodes, heard, _replies(renderer, heard), strict=True):
+        own = episode.rollout.token_ids[len(before.rollout.sampled) :]
+        try:
+            if isinstance(replies, VerifierFailure):
+                raise replies
+            answered.append(_continued(engine, episode, own, replies) if replies else episode)
+        except VerifierFailure as failure:
+            answered.append(dataclasses.replace(episode, failure=failure))
+    return answered
+
+
+def _heard(renderer: Renderer, episode: Episode) -> Episode:
+    """The episode with the text of the turn that was just sampled."""
     rollout = episode.rollout
     own = rollout.token_ids[len(rollout.sampled) :]
     if rollout.sampled:
         rollout = dataclasses.replace(rollout, sampled=rollout.sampled + (1,) * len(own))
     text = completion_text(renderer.tokenizer, own) if rollout.sampled else rollout.text
-    heard = dataclasses.replace(episode, rollout=rollout, texts=(*episode.texts, text))
-    if rollout.finish_reason != "stop":
-        return heard
-    row = rollout.prompt.row
-    environment = renderer.environments[row.environment]
+    return dataclasses.replace(episode, rollout=rollout, texts=(*episode.texts, text))
+
+
+def _replies(renderer: Renderer, heard: Sequence[Episode]) -> list[Replies]:
+    """What the environments say to the latest turns, in the order of the episodes."""
+    asked = {episode.rollout.prompt.row.environment for episode in heard}
+    environments = {name: renderer.environments[name] for name in sorted(asked)}
+    with ExitStack() as ends:
+        threads = {
+            name: ends.enter_context(ThreadPoolExecutor(environment.concurrency, thread_name_prefix=f"answer-{name}"))
+            for name, environment in environments.items()
+            if isinstance(environment, Waits) and isinstance(environment, MultiTurn)
+        }
+        waited = {
+            i: threads[name].submit(_reply, environments[name], episode)
+            for i, episode in enumerate(heard)
+            if (name := episode.rollout.prompt.row.environment) in threads
+        }
+        return [
+            waited[i].result() if i in waited else _reply(environments[episode.rollout.prompt.row.environment], episode)
+            for i, episode in enumerate(heard)
+        ]
+
+
+def _reply(environment: Environment, heard: Episode) -> Replies:
+    """What the environment says to the latest turn of one episode."""
+    if heard.rollout.finish_reason != "stop":
+        return None
     if not isinstance(environment, MultiTurn) or len(heard.texts) >= environment.max_turns:
-        return heard
+        return None
     try:
-        replies = environment.respond(row, heard.attempt.answers)
-        return _continued(engine, heard, own, replies) if replies else heard
+        return environment.respond(heard.rollout.prompt.row, heard.attempt.answers)
     except VerifierFailure as failure:
-        return dataclasses.replace(heard, failure=failure)
+        return failure
 
 
 def _continued(engine: RolloutEngine, heard: Episode, own: tuple[int, ...], replies: Sequence[Message]) -> Episode:

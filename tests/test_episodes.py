@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -328,6 +330,45 @@ def test_messages_that_cannot_be_rendered_are_a_failure_of_their_row(folders: Ma
     assert stopped
     assert all("no token for 'Z'" in str(rollout.failure) for rollout in stopped)
     assert all(rollout.score is not None for rollout in every(others))
+
+
+def test_an_environment_that_waits_answers_many_episodes_at_once_and_to_the_same_end(
+    folders: Mapping[bool, Path],
+) -> None:
+    class Slow(Talk):
+        def __init__(self, *roles: str) -> None:
+            super().__init__(*roles)
+            self.lock, self.here, self.most = threading.Lock(), 0, 0
+            self.threads: set[str] = set()
+
+        def respond(self, row: Row, answers: Sequence[str]) -> list[Message] | None:
+            with self.lock:
+                self.here += 1
+                self.most = max(self.most, self.here)
+                self.threads.add(threading.current_thread().name)
+            time.sleep(0.002 * (len(answers[-1]) % 3))  # so that they end in another order than they began
+            with self.lock:
+                self.here -= 1
+            if row.id == "talk/tin" and len(answers) == 2:
+                raise VerifierFailure(FailureKind.DATA, "no more")
+            return super().respond(row, answers)
+
+    class Waiting(Slow):
+        concurrency = 3
+
+    slow, waiting = Slow("tool", "user"), Waiting("tool", "user")
+    waits, lonely = world(folders, waiting), world(folders, slow)
+    rows = waits.environment.rows("train")
+    together, alone = waits.sample(rows), lonely.sample(rows)
+    assert [[part.token_ids for part in r.parts] for r in every(together)] == [
+        [part.token_ids for part in r.parts] for r in every(alone)
+    ]
+    assert [(r.score, r.failure) for r in every(together)] == [(r.score, r.failure) for r in every(alone)]
+    assert any(r.failure for r in every(together))
+    assert waiting.most == 3
+    assert not any(thread.is_alive() and thread.name.startswith("answer-") for thread in threading.enumerate())
+    assert slow.most == 1
+    assert slow.threads == {threading.current_thread().name}
 
 
 @pytest.fixture(scope="module")

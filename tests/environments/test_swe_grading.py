@@ -235,6 +235,29 @@ def test_a_test_patch_is_applied_for_grading_only(task: SweTask) -> None:
     assert not graded(patched, {"tests/test_new.py": b"def test_new(): pass\n"}).resolved
 
 
+def test_a_test_with_a_subtest_that_fails_has_not_passed(task: SweTask) -> None:
+    source = (
+        "import unittest\nfrom basket import total\n\n"
+        "class TestNew(unittest.TestCase):\n    def test_parts(self):\n"
+        "        for price, expected in ((1, {expected}), (2, 0)):\n"
+        "            with self.subTest(price):\n                self.assertEqual(total([price], 100), expected)\n"
+    )
+    grades = []
+    for expected in (0, 5):
+        text = source.format(expected=expected).encode()
+        patched = SweTask(
+            instance_id=f"basket-parts-{expected}",
+            problem_statement="x",
+            patch=task.patch,
+            setup_patch=task.setup_patch,
+            test_patch=make_diff({}, {"tests/test_new.py": text}),
+            fail_to_pass=("tests/test_new.py::TestNew::test_parts",),
+            repository=task.repository,
+        )
+        grades.append(graded(patched, oracle(patched)).resolved)
+    assert grades == [True, False]
+
+
 def test_tests_that_are_not_there_have_not_passed(task: SweTask) -> None:
     missing = SweTask(
         instance_id="basket-3",

@@ -6,7 +6,7 @@ whose other end is `cascade.sandbox.room`, and programs get only the descriptors
 """
 
 import _json  # what is below the modules of the library, which would take longer to import than all else takes
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _sitebuiltins
 import _socket
 import atexit
@@ -284,8 +284,18 @@ class Plain:
     parse_float, parse_int, parse_constant = float, int, float
 
 
-_scan = _json.make_scanner(Plain)
-_encode = _json.make_encoder(None, None, _json.encode_basestring_ascii, None, ": ", ", ", False, False, False)
+_scan = _json.make_scanner(Plain)  # pyright: ignore[reportArgumentType]
+_encode = _json.make_encoder(
+    None,
+    None,  # pyright: ignore[reportArgumentType]
+    _json.encode_basestring_ascii,
+    None,
+    ": ",
+    ", ",
+    False,
+    False,
+    False,
+)
 
 
 def parsed(text):

@@ -79,7 +79,7 @@ def play(code, name, space):
     resource.setrlimit(resource.RLIMIT_FSIZE, (FULL if hard < 0 else min(FULL, hard), hard))
     linecache.cache[name] = (len(code), None, code.splitlines(True), name)  # for tracebacks
     try:
-        tree = compile(code, name, "exec", ast.PyCF_ONLY_AST)
+        tree = ast.parse(code, name)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, name, "exec"), space)
         if last is not None:
