@@ -28,6 +28,8 @@ RL_STAGES = {
     "preference_teacher": ("preference",),
     "long_context_rl": ("long_context",),
     "math_rl": ("math",),
+    "code_rl": ("code",),
+    "swe_rl": ("swe",),
 }
 
 
@@ -119,7 +121,7 @@ def stage_repairs(seed: int, stages: Mapping[str, Any]) -> list[Repair]:
 
 def final_means(stages: Mapping[str, Any]) -> dict[str, float]:
     """The mean over all domains of the fallen policy, after MOPD, and after mixed-domain GRPO."""
-    names = {"before": "math_rl", "mopd": "mopd_2", "grpo": "mixed_grpo"}
+    names = {"before": "swe_rl", "mopd": "mopd_2", "grpo": "mixed_grpo"}
     return {key: statistics.fmean(s["mean"] for s in test_scores(stages[n]).values()) for key, n in names.items()}
 
 

@@ -21,6 +21,7 @@ NonNegative = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 
 
@@ -96,9 +97,8 @@ class RolloutConfig:
 class TeachersConfig:
     """What scores teachers, and the reference of a KL term."""
 
-    engine: Literal["local", "vllm_server"] = key(
-        "local", "local: in the training process, one teacher in memory at a time; vllm_server: vLLM servers"
-    )
+    engine: Literal["local", "vllm_server"] = key("local", "local: in the training process; vllm_server: vLLM servers")
+    resident: Positive = key(1, "local: teachers in memory at once; with fewer than there are, they are read in turn")
     replicas: Positive = key(1, "vllm_server: servers started; where teachers are more, they share them in turn")
     urls: list[str] = key(list, "vllm_server: servers that run already, in place of `replicas`")
     batch_sequences: Positive = key(64, "vllm_server: sequences that a server scores at once")
@@ -269,6 +269,9 @@ class RlStage(SamplingStage):
     reward_model_weight: PositiveFloat = key(1.0, "what the reward model's reward is multiplied by")
     dynamic_filtering: Switch = key(True, "drop groups whose rewards are all equal and draw new prompts")
     max_refills: NonNegative = key(1, "rounds of new prompts after the first")
+    min_best_reward: Number | None = key(
+        None, "prompts of which no rollout's reward is above it are masked from the loss (0.5 in agentless repair)"
+    )
 
 
 @dataclass(config=CLOSED, kw_only=True)

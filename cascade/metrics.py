@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from cascade import parallel
-from cascade.algorithms.filtering import has_signal
+from cascade.algorithms.filtering import has_signal, is_masked
 from cascade.types import Group
 
 
@@ -27,6 +27,7 @@ def of_groups(groups: Sequence[Group]) -> dict[str, float]:
         "reward": statistics.fmean(rewards),
         "reward_std": statistics.fmean(statistics.pstdev([r.reward for r in group.rollouts]) for group in groups),
         "frac_reward_zero_std": statistics.fmean(not has_signal(group) for group in groups),
+        "masked_share": statistics.fmean(map(is_masked, rollouts)),
         "completions/mean_length": statistics.fmean(lengths),
         "completions/max_length": float(max(lengths)),
         "completions/clipped_ratio": statistics.fmean(rollout.finish_reason == "length" for rollout in rollouts),

@@ -12,9 +12,9 @@ from typing import Any
 from cascade.atomic import write_text
 from cascade.data.datasets import NumberedRow, load_numbered
 from cascade.environments.attempts import attempt_of
-from cascade.environments.row_source import content_hash
+from cascade.environments.row_source import content_hash, folder_of
 from cascade.errors import ConfigError, DataError
-from cascade.ports import Environment, ReadsRecords
+from cascade.ports import Environment, ReadsPaths, ReadsRecords
 from cascade.types import Attempt, Row, Verdict
 from cascade.verification.jobs import Job, Verifiers
 
@@ -42,7 +42,8 @@ def score_files(
     verdicts: list[Verdict | None] = [None] * len(records)
     places: list[list[int]] = []
     jobs: list[Job] = []
-    pairs = (_pair(environment, name, record, completion) for record, completion in zip(records, written, strict=True))
+    folder = folder_of(rows)
+    pairs = (_pair(environment, name, folder, *lines) for lines in zip(records, written, strict=True))
     for _, group in groupby(enumerate(pairs), key=lambda item: _group_key(item[1])):
         found = list(group)
         for place, pair in found:
@@ -70,18 +71,21 @@ def write_verdicts(verdicts: Sequence[Verdict], out: Path) -> str:
 def _line(verdict: Verdict) -> Mapping[str, Any]:
     score = verdict.score
     scored = {"reward": score.reward if score else None, "parts": dict(score.parts) if score else {}}
-    return {**scored, "status": verdict.status, "reason": verdict.reason, "wall_s": round(verdict.wall_s, 6)}
+    said = {"masked": bool(score and score.masked), "status": verdict.status, "reason": verdict.reason}
+    return {**scored, **said, "wall_s": round(verdict.wall_s, 6)}
 
 
 def _pair(
-    environment: ReadsRecords, name: str, record: NumberedRow, completion: NumberedRow
+    environment: ReadsRecords, name: str, folder: Path | None, record: NumberedRow, completion: NumberedRow
 ) -> tuple[Row, Attempt] | Verdict:
     """A row and the attempt at it, or the verdict on a malformed one."""
     try:
         if record[1] is None:
             raise DataError(f"Row {record[0]} is not a JSON object.", "Repair it.")
         data = environment.read(record[1])
-        row = Row(f"{name}/{content_hash(data)}", getattr(environment, "domain", ""), name, data)
+        identity = f"{name}/{content_hash(data)}"
+        data = environment.placed(data, folder) if isinstance(environment, ReadsPaths) else data
+        row = Row(identity, getattr(environment, "domain", ""), name, data)
         if completion[1] is None or "completion" not in completion[1]:
             raise DataError(f"Line {completion[0]} has no `completion`.", "Give it, as text or messages.")
         return row, attempt_of(completion[1]["completion"])

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from cascade import metrics, parallel
+from cascade.algorithms.filtering import is_masked
 from cascade.algorithms.grpo import group_advantages
 from cascade.algorithms.losses import sequence_weights
 from cascade.config import MopdStage, PolicyConfig, RewardModelStage, RlStage, SamplingStage, SftStage
@@ -89,10 +90,11 @@ def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_
     measured = {**collected.measured, **metrics.of_groups(collected.seen), **metrics.of_drops(collected.dropped)}
     measured.update(metrics.of_staleness(collected.seen, step))
     rollouts = [rollout for group in collected.seen for rollout in group.rollouts]
-    if not collected.groups:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
+    sequences = [sequence for group in collected.groups for sequence in to_sequences(group, stage)]
+    sequences = [sequence for sequence in sequences if sequence.loss_tokens]
+    if not sequences:  # nothing to learn: Adam would turn the noise of an empty gradient into full-size drift
         nothing = {"loss": 0.0, "grad_norm": 0.0, "skipped": 1.0, "learning_rate": learning_rate}
         return StepOutcome({**measured, **nothing}, rollouts)
-    sequences = [sequence for group in collected.groups for sequence in to_sequences(group, stage)]
     if isinstance(stage, MopdStage):
         sequences = add_teacher(work, stage, sequences)
     elif stage.kl_coef:
@@ -119,7 +121,8 @@ def to_sequences(group: Group, stage: RlStage | MopdStage) -> list[TrainingSeque
 def _to_sequence(rollout: Rollout, part: Rollout, advantage: float, stage: SamplingStage) -> TrainingSequence:
     """One part of a rollout; what the environment wrote is read but not learnt."""
     before = len(part.prompt.token_ids)
-    in_loss = 0 if stage.overlong_filtering and rollout.finish_reason == "length" else 1
+    overlong = stage.overlong_filtering and rollout.finish_reason == "length"
+    in_loss = 0 if overlong or is_masked(rollout) else 1
     sampled = part.sampled or (1,) * len(part.token_ids)
     return TrainingSequence(
         token_ids=part.prompt.token_ids + part.token_ids,

@@ -57,6 +57,7 @@ class Score:
 
     reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    masked: bool = False  # kept from the gradient, and counted in everything else: the reward is not to be trusted
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,11 @@ def test_json_is_valid_whatever_the_numbers(tmp_path: Path) -> None:
         tmp_path / "deep" / "a.json", {"a": [math.nan, math.inf, 1.5], "p": tmp_path, "s": Score(1.0, {"x": 2.0})}
     )
     found = json.loads((tmp_path / "deep" / "a.json").read_text())
-    assert found == {"a": [None, None, 1.5], "p": str(tmp_path), "s": {"reward": 1.0, "parts": {"x": 2.0}}}
+    assert found == {
+        "a": [None, None, 1.5],
+        "p": str(tmp_path),
+        "s": {"reward": 1.0, "parts": {"x": 2.0}, "masked": False},
+    }
 
 
 def test_an_object_json_cannot_hold_is_an_error() -> None:

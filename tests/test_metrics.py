@@ -36,6 +36,7 @@ def test_rewards_and_lengths_are_means_over_rollouts_and_stds_means_over_groups(
             "reward": 0.5,
             "reward_std": 0.25,  # population: 0.5 and 0
             "frac_reward_zero_std": 0.5,
+            "masked_share": 0.0,
             "completions/mean_length": 5.0,
             "completions/max_length": 8.0,
             "completions/clipped_ratio": 0.25,

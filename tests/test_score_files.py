@@ -42,7 +42,8 @@ class Longest(RowEnvironment):
         if row.data["topic"] == "politics":
             raise VerifierFailure(FailureKind.INFRASTRUCTURE, "the judge will not say")
         longest = max(len(attempt.answers[-1]) for attempt in attempts)
-        return [Score(self.prize * (len(attempt.answers[-1]) == longest)) for attempt in attempts]
+        masked = row.data["topic"] == "the weather"
+        return [Score(self.prize * (len(attempt.answers[-1]) == longest), {}, masked) for attempt in attempts]
 
 
 def lines(path: Path, records: Sequence[Any]) -> str:
@@ -72,7 +73,7 @@ def test_one_verdict_a_line_in_the_order_of_the_files(tmp_path: Path, capsys: py
     ]
     verdicts = scored(tmp_path, "addition", rows, completions)
     assert [verdict["reward"] for verdict in verdicts] == [1.0, 0.0, 1.0, 0.0]
-    assert all(verdict.keys() == {"reward", "parts", "status", "reason", "wall_s"} for verdict in verdicts)
+    assert all(verdict.keys() == {"reward", "parts", "masked", "status", "reason", "wall_s"} for verdict in verdicts)
     assert {verdict["status"] for verdict in verdicts} == {"ok"}
     assert verdicts[0]["parts"] == {"correct": 1.0}
     assert "4 verdicts, mean reward 0.5000  ok 4" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cascade.errors import EngineError
-from cascade.types import Group, Rollout, Score
+from cascade.types import Group, Rollout
 
 
 def penalise_overlong(groups: Sequence[Group]) -> list[Group]:
@@ -16,7 +16,8 @@ def penalise_overlong(groups: Sequence[Group]) -> list[Group]:
     def judged(rollout: Rollout) -> Rollout:
         if rollout.finish_reason == "stop" or rollout.score is None:
             return rollout
-        return dataclasses.replace(rollout, score=Score(0.0, {**rollout.score.parts, "overlong": 1.0}))
+        score = dataclasses.replace(rollout.score, reward=0.0, parts={**rollout.score.parts, "overlong": 1.0})
+        return dataclasses.replace(rollout, score=score)
 
     return [dataclasses.replace(group, rollouts=tuple(judged(r) for r in group.rollouts)) for group in groups]
 
@@ -49,6 +50,31 @@ def drop_stale(groups: Sequence[Group], version: int, max_staleness: int, droppe
     """Removes the groups of which some token was sampled more than `max_staleness` versions before `version`."""
     kept = [g for g in groups if all(version - rollout.policy_version <= max_staleness for rollout in g.rollouts)]
     dropped["stale"] += sum(len(group.rollouts) for group in groups) - sum(len(g.rollouts) for g in kept)
+    return kept
+
+
+def is_masked(rollout: Rollout) -> bool:
+    """Whether its verifier keeps it from the gradient; its reward still counts in its group's mean and std.
+
+    So it is with overlong filtering too: a rollout that ended at a limit reads as one of its group, instead of raising
+    the share of the group that succeeded. NeMo-RL has both rules (`masked_sample_rewards_in_baseline`).
+    """
+    return rollout.score is not None and rollout.score.masked
+
+
+def drop_masked(groups: Sequence[Group], dropped: Counter[str]) -> list[Group]:
+    """Counts masked rollouts, which have no loss, and removes the groups that have no others."""
+    dropped["masked"] += sum(is_masked(rollout) for group in groups for rollout in group.rollouts)
+    return [group for group in groups if not all(map(is_masked, group.rollouts))]
+
+
+def drop_without_success(groups: Sequence[Group], above: float, dropped: Counter[str]) -> list[Group]:
+    """Removes the groups of which no reward is above `above`: prompts that the policy cannot solve yet.
+
+    Nemotron-Cascade 2, 4.8.1, masks them from the loss of agentless repair, with 0.5.
+    """
+    kept = [group for group in groups if any(rollout.reward > above for rollout in group.rollouts)]
+    dropped["no_success"] += sum(len(group.rollouts) for group in groups) - sum(len(g.rollouts) for g in kept)
     return kept
 
 

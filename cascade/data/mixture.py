@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import random
@@ -41,11 +42,11 @@ class Mixture:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as plain JSON values."""
-        return {"seed": self._seed, "drawn": dict(self._drawn), "sources": self._identity()}
+        return {"seed": self._seed, "drawn": dict(self._drawn), "sources": self._identity}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken. Raises `DataError` when seed, weights or rows were others."""
-        if state["seed"] != self._seed or state["sources"] != self._identity():
+        if state["seed"] != self._seed or state["sources"] != self._identity:
             raise DataError(
                 "The saved position belongs to a mixture with another seed, other weights or other rows.",
                 "Resume with the same seed, weights and data, or start a new stage.",
@@ -68,8 +69,9 @@ class Mixture:
             known = self._orders[name] = (epoch, order)
         return known[1]
 
+    @functools.cached_property
     def _identity(self) -> dict[str, list[str]]:
-        """Source -> [exact share, sha256 of its row ids in order]."""
+        """Source -> [exact share, sha256 of its row ids in order]. Once: `state` is asked for after every step."""
         identity = {}
         for name in self._names:
             ids = "\n".join(row.id for row in self._rows[name])

@@ -6,6 +6,8 @@ attempts (`penalize_empty_final_answer`, `penalize_duplicated_reasoning`, `penal
 
 from __future__ import annotations
 
+import dataclasses
+
 from cascade.config import PenaltiesConfig
 from cascade.reasoning import CLOSE, OPEN
 from cascade.types import Attempt, Score
@@ -51,4 +53,4 @@ def penalise(score: Score, attempt: Attempt, penalties: PenaltiesConfig, thinkin
     if not taken:
         return score
     reward = max(score.reward - sum(taken.values()), 0.0) if score.reward > 0 else score.reward
-    return Score(reward, {**score.parts, **taken})
+    return dataclasses.replace(score, reward=reward, parts={**score.parts, **taken})

@@ -51,7 +51,7 @@ class Engines:
         if config.engine == "local":
             from cascade.teachers.scorer import LocalTeacherScorer
 
-            return LocalTeacherScorer(folders, self.recipe.policy, pad_id)
+            return LocalTeacherScorer(folders, self.recipe.policy, pad_id, config.resident)
         self._stations = self._stations or teacher_stations(self.recipe, self.tokenizer, self.folder)
         return ServedTeacherScorer(folders, self._stations, config.batch_sequences)
 

@@ -69,5 +69,6 @@ class RolloutRewards:
         if isinstance(found, str):
             return dataclasses.replace(rollout, score=None, failure=found)
         before = Score(0.0) if rollout.score is None else rollout.score
-        score = Score(before.reward + self.weight * found, {**before.parts, "reward_model": found})
+        reward, parts = before.reward + self.weight * found, {**before.parts, "reward_model": found}
+        score = dataclasses.replace(before, reward=reward, parts=parts)
         return dataclasses.replace(rollout, score=score, failure=None)

@@ -1,4 +1,4 @@
-"""Teachers scored in the training process, one resident at a time."""
+"""Teachers scored in the training process, as many of them in memory as the recipe has room for."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ from cascade.types import TrainingSequence
 class LocalTeacherScorer:
     """Implements `ports.TeacherScorer` for checkpoints in folders."""
 
-    def __init__(self, folders: Mapping[str, Path], config: PolicyConfig, pad_id: int) -> None:
-        """`folders`: identity -> Hugging Face folder. Nothing is loaded yet."""
+    def __init__(self, folders: Mapping[str, Path], config: PolicyConfig, pad_id: int, resident: int = 1) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            folders: identity -> Hugging Face folder.
+            resident: teachers in memory at once; the one asked longest ago leaves for another.
+        """
         self.folders = dict(folders)
         self.config = config
         self.pad_id = pad_id
-        self._resident: tuple[str, LogProbModel] | None = None
+        self.resident = resident
+        self._models: dict[str, LogProbModel] = {}  # asked last at the end
 
     def order(self, teachers: Sequence[str]) -> list[str]:
         """See `ports.TeacherScorer`."""
-        resident = self._resident[0] if self._resident else None
-        return sorted(teachers, key=lambda teacher: (teacher != resident, teacher))
+        return sorted(teachers, key=lambda teacher: (teacher not in self._models, teacher))
 
     def score(self, teacher: str, sequences: Sequence[TrainingSequence], temperature: float) -> list[list[float]]:
         """See `ports.TeacherScorer`."""
@@ -59,12 +64,14 @@ class LocalTeacherScorer:
         return list(zip(ids, values, strict=True))
 
     def _load(self, teacher: str) -> LogProbModel:
-        """The teacher's model; whoever was resident before leaves first."""
-        if self._resident and self._resident[0] == teacher:
-            return self._resident[1]
+        """The teacher's model; where there is no room, another leaves first."""
         if teacher not in self.folders:
             raise EngineError(f"No teacher {teacher} was resolved for this stage.", "Check the stage's `teachers`.")
-        self._resident = None
+        if teacher in self._models:
+            self._models[teacher] = self._models.pop(teacher)
+            return self._models[teacher]
+        while len(self._models) >= self.resident:
+            del self._models[next(iter(self._models))]
         model = load_model(self.folders[teacher], self.config).to(parallel.device()).eval().requires_grad_(False)
-        self._resident = (teacher, LogProbModel(model, self.config.log_prob_chunk))
-        return self._resident[1]
+        self._models[teacher] = LogProbModel(model, self.config.log_prob_chunk)
+        return self._models[teacher]

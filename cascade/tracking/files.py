@@ -30,6 +30,7 @@ ROLLOUT_SCHEMA = pa.schema(
         "completion": pa.string(),
         "reward": pa.float64(),  # null: a failure
         "parts": pa.string(),  # JSON
+        "masked": pa.bool_(),  # kept from the gradient
         "finish_reason": pa.string(),
         "policy_version": pa.int64(),  # the oldest
         "versions": pa.string(),  # JSON: [version, tokens], in order
@@ -163,6 +164,7 @@ def _record(rollout: Rollout, part: int, decode: Decode | None) -> dict[str, Any
         "completion": printable(rollout.text),
         "reward": None if score is None else score.reward,
         "parts": None if score is None else json_text(dict(score.parts)),
+        "masked": None if score is None else score.masked,
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
         "versions": json_text([[span.version, span.tokens] for span in rollout.versions]),

@@ -1,4 +1,4 @@
-"""Teachers score what transformers says, one resident at a time."""
+"""Teachers score what transformers says, and no more of them are resident than there is room for."""
 
 from __future__ import annotations
 
@@ -101,6 +101,32 @@ def test_one_teacher_is_resident_at_a_time_and_is_kept_while_it_is_asked(
     assert before_each_load == [0, 0, 0]  # whoever was resident had left before the next was read
     gc.collect()
     assert sum(reference() is not None for reference in alive) == 1
+
+
+def test_with_room_for_two_the_one_asked_longest_ago_leaves_for_a_third(
+    folder: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cascade.teachers.scorer as module
+
+    loaded: list[str] = []
+    load = module.load_model
+
+    def counted(path: Path, *arguments: object) -> object:
+        loaded.append(path.name[-1])
+        return load(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "load_model", counted)
+    folders = {str(seed): folder("qwen3_moe", seed) for seed in range(3)}
+    scorer = LocalTeacherScorer(folders, policy_config("qwen3_moe"), pad_id=0, resident=2)
+    documents = sequences(3)
+    first = [scorer.score(teacher, documents, 1.0) for teacher in ("0", "1", "0", "1", "0")]
+    assert loaded == ["0", "1"]
+    assert first[0] == first[2] == first[4] != first[1]
+    assert scorer.order(["0", "1", "2"]) == ["0", "1", "2"]
+    scorer.score("2", documents, 1.0)
+    assert scorer.order(["0", "1", "2"]) == ["0", "2", "1"]  # 1 has left
+    assert scorer.score("1", documents, 1.0) == first[1]
+    assert loaded == ["0", "1", "2", "1"]
 
 
 def test_nothing_to_score_is_no_work(folder: Callable[[str, int], Path]) -> None:
