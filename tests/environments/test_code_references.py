@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cascade.environments.exercism_files import FILE_LIKE
 from cascade.environments.quixbugs_files import beside
 from cascade.sandbox.backends import sandbox
 from cascade.sandbox.limits import Limits
@@ -22,32 +23,6 @@ from cascade.sandbox.unit_tests import Judge, TestReport, check_function, test_f
 
 DATA = Path(os.environ.get("CASCADE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LIMITS = Limits(time_s=20, memory_mib=256)
-
-FILE_LIKE = """
-class FileLike:
-    def __init__(self, fail_something=True):
-        self.is_open = self.was_open = self.did_something = False
-        self.fail_something = fail_something
-
-    def open(self):
-        self.is_open, self.was_open = True, False
-
-    def close(self):
-        self.is_open, self.was_open = False, True
-
-    def __enter__(self):
-        self.open()
-        return self
-
-    def __exit__(self, *raised):
-        self.close()
-
-    def do_something(self):
-        self.did_something = True
-        if self.fail_something:
-            raise Exception("Failed while doing something")
-"""
-"""What the tests of the exercise error-handling import; the data lack it."""
 
 REACHES_IN = {"paasio"}
 """Its tests replace `super` in the program by an object that looks for the program's frames on its own stack."""
