@@ -121,6 +121,17 @@ def test_no_other_descriptor_is_open(room):
     assert script(room, "import os; print(sorted(os.listdir('/proc/self/fd')))").stdout == b"['0', '1', '2', '3']\n"
 
 
+def test_no_other_descriptor_is_open_where_the_opener_has_hundreds(box):
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]
+    try:
+        with box.open(LIMITS) as room:
+            listed = script(room, "import os; print(sorted(os.listdir('/proc/self/fd')))").stdout
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+    assert listed == b"['0', '1', '2', '3']\n"
+
+
 def test_copy_on_write_folders_change_inside_alone(box, tmp_path: Path):
     (tmp_path / "old.txt").write_text("old")
     for path in (tmp_path, tmp_path / "old.txt"):

@@ -19,6 +19,8 @@ import sys
 import time
 
 HOME = "/tmp/work"
+LINE = 63
+ASIDE = 100  # descriptors from here on are free
 ORDER_BYTES = 1 << 18
 LOOK_BYTES = 1 << 16  # of a script, in which its imports are looked for
 QUIET = {
@@ -38,7 +40,7 @@ RLIMIT_SIGPENDING, QUEUED_SIGNALS = 11, 1024  # has no name in Python
 def main():
     """Serves until the other end hangs up. Returns only in the copy that is to run a script: its command."""
     settings = parsed(sys.argv[1])
-    line = _socket.socket(fileno=settings["line"])
+    line = alone_with(settings["line"])
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where the machine itself has no memory left, rooms go first
     become(settings)
@@ -70,6 +72,18 @@ def main():
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+def alone_with(descriptor):
+    """The line, at a place of its own below those that `begin` closes; whatever else came along is closed."""
+    os.dup2(descriptor, LINE)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != LINE:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the listing's own
+    return _socket.socket(fileno=LINE)
 
 
 def become(settings):
@@ -233,10 +247,10 @@ def begin(order, descriptors, line, settings):
     try:
         line.detach()
         for place, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, 100 + place)  # out of the way of what they become
+            os.dup2(descriptor, ASIDE + place)  # out of the way of what they become
         for place in range(len(descriptors)):
-            os.dup2(100 + place, place)
-        os.closerange(len(descriptors), 100 + len(descriptors))
+            os.dup2(ASIDE + place, place)
+        os.closerange(len(descriptors), ASIDE + len(descriptors))
         descriptors.clear()  # nobody closes the new ones
         os.setsid()
         limit(order, settings)
