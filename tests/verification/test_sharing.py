@@ -149,7 +149,7 @@ def test_a_worker_killed_while_a_program_runs_leaves_no_program_no_group_and_no_
         assert own
         asking.join(30)
         _until(lambda: not programs())
-        assert not own & groups()
+        _until(lambda: not own & groups())
         asking, _ = in_background(verifiers, [job(["room 501 a-marker"])])
         _until(lambda: bool(programs()))
         own = groups()
