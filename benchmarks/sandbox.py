@@ -5,7 +5,8 @@
 Every contestant runs the same small programs, in Python and in C++ (compiled before), on the same tests, in `--workers`
 processes at once. Rounds take turns, and ratios are of contestants within one round, so that a machine whose speed
 changes meanwhile does not decide. Prints medians and one line of JSON; the targets are 400 Python test cases a second
-with fifty tests a program (the most that Nemotron 3 runs of a problem), and at most three times the cost of an unprotected process a program with one.
+with fifty tests a program (the most that Nemotron 3 runs of a problem), and at most three times the cost of an
+unprotected process a program with one.
 
 `bwrap`, `none`: Cascade's back ends, one room a program. `plain`: a process a test case, without any protection, as
 `python -I -S`. `firejail`: the same in firejail, where it is installed. `process`: a process a program, which runs all
