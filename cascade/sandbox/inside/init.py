@@ -19,7 +19,7 @@ import sys
 import time
 
 HOME = "/tmp/work"
-LINE = 63
+LINE = 63  # the descriptor of the socket on which orders come
 ASIDE = 100  # descriptors from here on are free
 ORDER_BYTES = 1 << 18
 LOOK_BYTES = 1 << 16  # of a script, in which its imports are looked for
