@@ -20,7 +20,7 @@ from cascade.errors import GateStop
 from cascade.identity import hash_of, stage_identity, versions
 from cascade.models.reward import require_reward_head
 from cascade.policy.export import CARD
-from cascade.ports import Environment
+from cascade.ports import ChecksMachine, Environment, Waits
 from cascade.prompts import Renderer, trained_messages
 from cascade.run_folder import RunFolder, StageStatus
 from cascade.stage_graph import BASE, parents
@@ -55,6 +55,7 @@ class Pipeline:
 
     def execute(self) -> None:
         """Runs every stage that is not done. Collective. Raises `GateStop` when a gate stops the run."""
+        parallel.on_first(self._check_machine)
         parallel.on_first(self._refuse_held_out)
         base = prepare_base(self.recipe, self.run, self.tokenizer)
         if any(isinstance(stage, RewardModelStage) for stage in self.recipe.stages.values()):
@@ -124,6 +125,16 @@ class Pipeline:
         return scores, parallel.on_first(lambda: self._gates(job, scores))
 
     # What follows runs on rank 0 only.
+
+    def _check_machine(self) -> None:
+        """Raises `CascadeError` where environments lack on this machine what they score with.
+
+        Verifiers on a cluster are not asked: what they lack is a failure of theirs.
+        """
+        here = self.recipe.verifiers.engine == "local"
+        for environment in self.environments.values():
+            if isinstance(environment, ChecksMachine) and (here or isinstance(environment, Waits)):
+                environment.check_machine()
 
     def _refuse_held_out(self) -> None:
         """Raises `DataError` where a training row is a prompt of a set that is for evaluation only."""

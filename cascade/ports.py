@@ -143,6 +143,15 @@ class Measures(Protocol):
 
 
 @runtime_checkable
+class ChecksMachine(Protocol):
+    """What an environment has besides when a machine may lack what it scores with, e.g. a sandbox."""
+
+    def check_machine(self) -> None:
+        """Raises a `CascadeError` that says what is missing here; called before anything is computed."""
+        ...
+
+
+@runtime_checkable
 class ChoosesThinking(Protocol):
     """What an environment has besides when rows say themselves whether the model is asked to reason."""
 

@@ -18,6 +18,7 @@ from cascade.environments.code_tests import Tally, call_input, tally
 from cascade.environments.code_unit_tests import tally_files
 from cascade.environments.code_values import UnreadableValueError, canonical, read_value
 from cascade.environments.row_source import RowEnvironment
+from cascade.environments.sandboxed import Sandboxed
 from cascade.errors import ConfigError, DataError, FailureKind, SandboxError, VerifierFailure
 from cascade.sandbox.backends import sandbox
 from cascade.sandbox.limits import Limits
@@ -29,7 +30,7 @@ REMEMBERED = 1000  # scores of programs that were run last
 
 
 @dataclass(frozen=True, kw_only=True)
-class Code(RowEnvironment):
+class Code(Sandboxed, RowEnvironment):
     """Rows of NeMo-Gym's `code_gen`, LiveCodeBench, APPS, TACO, CodeContests, HumanEval, MBPP, exercism and QuixBugs.
 
     The reward is 1 for a program that passes all tests, else 0; with `partial` the share of tests that it passes. What
@@ -46,11 +47,11 @@ class Code(RowEnvironment):
     memory_mib: int = 1024
     output_kib: int = 4096
     processes: int = 64
-    sandbox: str = "bwrap"
     deadline_s: float = 900.0  # of all tests of a program together
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_back_end()
         if self.max_tests is not None and self.max_tests < 1:
             raise ConfigError(f"max_tests is {self.max_tests}.", "Give a number of tests, or leave it out.")
         if not self.time_limit_s <= self.deadline_s < float("inf"):

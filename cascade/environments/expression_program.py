@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cascade.environments.procedural import ProceduralEnvironment, Task, at_least
+from cascade.environments.sandboxed import Sandboxed
 from cascade.environments.tiny_programs import Bench, printed, share_right
 from cascade.errors import DataError
 from cascade.sandbox.limits import Limits
@@ -23,7 +24,7 @@ Step = tuple[str, int]  # sign and number
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpressionProgram(ProceduralEnvironment):
+class ExpressionProgram(Sandboxed, ProceduralEnvironment):
     """Steps to be carried out on x from left to right; the answer is a Python expression of at most 80 characters.
 
     Any that gives the same on every hidden input is right. These are whole numbers, some below 0; a program runs on
@@ -35,12 +36,12 @@ class ExpressionProgram(ProceduralEnvironment):
     train_rows: int = 3000  # of two steps there are 4,624 in all
     min_steps: int = 2
     max_steps: int = 2
-    sandbox: str = "bwrap"
     time_limit_s: float = 1.0  # of a program, on all inputs
     memory_mib: int = 64
     deadline_s: float = 60.0  # of a verdict, with the time to open a room
 
     def __post_init__(self) -> None:
+        self.check_back_end()
         at_least("min_steps", self.min_steps, 1)
         at_least("max_steps", self.max_steps, self.min_steps, 4)
 

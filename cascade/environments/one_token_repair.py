@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from cascade.environments.procedural import ProceduralEnvironment, Task
+from cascade.environments.sandboxed import Sandboxed
 from cascade.environments.tiny_programs import Bench, printed, share_right
 from cascade.errors import DataError
 from cascade.sandbox.limits import Limits
@@ -46,7 +47,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneTokenRepair(ProceduralEnvironment):
+class OneTokenRepair(Sandboxed, ProceduralEnvironment):
     """The issue names an input for which a check of two clauses is wrong, and says what one part of it should be.
 
     The policy writes the whole program anew, and has to keep the rest as it is. Any Python expression of at most
@@ -55,10 +56,12 @@ class OneTokenRepair(ProceduralEnvironment):
 
     domain: ClassVar[str] = "swe"
     name: str = "one_token_repair"
-    sandbox: str = "bwrap"
     time_limit_s: float = 1.0  # of a program, on all inputs
     memory_mib: int = 64
     deadline_s: float = 60.0  # of a verdict, with the time to open a room
+
+    def __post_init__(self) -> None:
+        self.check_back_end()
 
     def draw(self, rng: random.Random) -> Task:
         """A task of which exactly one repair is one token away and agrees with the issue."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cascade.environments.live_sessions import LiveSessions, keys_of
+from cascade.environments.sandboxed import Sandboxed
 from cascade.environments.tool_calls import CLOSE, OPEN, Call, calls_of
 from cascade.errors import ConfigError, FailureKind, SandboxError, VerifierFailure
 from cascade.sandbox.backends import sandbox
@@ -22,7 +23,7 @@ POSITIVE = ("max_calls", "call_time_s", "memory_mib", "shown", "parallel_calls",
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsesPython:
+class UsesPython(Sandboxed):
     """What an environment has besides when its model may call Python. Without `tool_integrated` nothing is ever run.
 
     A reply follows from the answers so far: a rollout's session waits in a cache, and where it is not there, the calls
@@ -40,7 +41,6 @@ class UsesPython:
     """
 
     tool_integrated: bool = False
-    sandbox: str = "bwrap"
     max_calls: int = 100
     call_time_s: float = 10.0
     memory_mib: int = 512
@@ -59,10 +59,16 @@ class UsesPython:
         for key in POSITIVE:
             if not getattr(self, key) > 0:
                 raise ConfigError(f"{key} is {getattr(self, key)}.", "Give a positive number.")
+        self.check_back_end()
         shown_packages(self.packages)
         object.__setattr__(self, "max_turns", self.max_calls + 1)
         object.__setattr__(self, "concurrency", self.parallel_calls)
         object.__setattr__(self, "_live", LiveSessions(self.live_sessions, IDLE_S))
+
+    def check_machine(self) -> None:
+        """See `Sandboxed.check_machine`."""
+        if self.tool_integrated:
+            super().check_machine()
 
     def python_schema(self) -> dict[str, Any]:
         """The tool in the form of chat completions."""

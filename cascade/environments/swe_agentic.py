@@ -14,15 +14,14 @@ from cascade.environments.swe_grading import Grade, check_here, grade
 from cascade.environments.swe_images import in_image
 from cascade.environments.swe_repository import prepare
 from cascade.environments.swe_room import REPOSITORY, open_room
-from cascade.environments.swe_row_source import SweRows, infrastructure
+from cascade.environments.swe_row_source import IMAGES, SweRows, infrastructure
 from cascade.environments.swe_rows import SweTask, task_of
 from cascade.environments.swe_session import Budget, Ending, Session
 from cascade.environments.swe_tools import schemas
 from cascade.environments.swe_tree import OUTPUT_KIB, TreeChanges, manifest
 from cascade.environments.tool_calls import call_text
 from cascade.errors import ConfigError, DataError, FailureKind, SandboxError, VerifierFailure
-from cascade.naming import nearest
-from cascade.sandbox.backends import BACK_ENDS, sandbox
+from cascade.sandbox.backends import sandbox
 from cascade.sandbox.limits import Limits
 from cascade.sandbox.ports import Sandbox
 from cascade.types import Attempt, Message, Row, Score
@@ -67,7 +66,6 @@ class SweAgentic(SweRows):
     """
 
     name: str = "swe_agentic"
-    sandbox: str = "bwrap"
     images: str = ""
     max_turns: int = 200
     command_time_s: float = 120.0
@@ -88,9 +86,6 @@ class SweAgentic(SweRows):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"{key} is {getattr(self, key)}.", "Give a positive number.")
         self._limits(self.test_time_s)
-        known = {*BACK_ENDS, "apptainer"} - {"none"}  # an agent needs a repository of its own
-        if self.sandbox not in known:
-            raise ConfigError(f"sandbox is {self.sandbox!r}.", nearest(self.sandbox, known, "sandbox"))
         object.__setattr__(self, "_live", LiveSessions(self.live_sessions, IDLE_S))
 
     def read(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +201,7 @@ class SweAgentic(SweRows):
 
     def _place(self, task: SweTask) -> tuple[Sandbox, SweTask]:
         """Where rooms for a task are opened, and the task with its repository on this machine."""
-        return in_image(task, self.images) if self.sandbox == "apptainer" else (sandbox(self.sandbox), task)
+        return in_image(task, self.images) if self.sandbox == IMAGES else (sandbox(self.sandbox), task)
 
     def _ending(self, session: Session, attempt: Attempt) -> Ending:
         """What ended the work. A file of messages that ends in a call was cut somewhere: `tokens`."""

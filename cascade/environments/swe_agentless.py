@@ -18,13 +18,12 @@ from cascade.environments.swe_images import in_image
 from cascade.environments.swe_judge import ask, with_log_probs
 from cascade.environments.swe_localised import Localised, localise
 from cascade.environments.swe_prompts import question
-from cascade.environments.swe_row_source import SweRows, infrastructure
+from cascade.environments.swe_row_source import IMAGES, SweRows, infrastructure
 from cascade.environments.swe_rows import SweTask, task_of
 from cascade.errors import ConfigError, DataError, FailureKind, SandboxError, VerifierFailure
 from cascade.judging.client import judge_of
 from cascade.judging.config import JudgeConfig
-from cascade.naming import nearest
-from cascade.sandbox.backends import BACK_ENDS, sandbox
+from cascade.sandbox.backends import sandbox
 from cascade.sandbox.limits import Limits
 from cascade.sandbox.ports import Sandbox
 from cascade.types import Message, Row, Score
@@ -69,7 +68,6 @@ class SweAgentless(SweRows):
     threshold: float | None = None
     judge: JudgeConfig | None = None
     max_judge_chars: int = 20_000  # of the issue and of each patch
-    sandbox: str = "bwrap"
     images: str = ""
     time_limit_s: float = 120.0
     memory_mib: int = 2048
@@ -90,14 +88,14 @@ class SweAgentless(SweRows):
             raise ConfigError(f"threshold is {self.threshold}.", "Give it above 0, for a judge's or lexical reward.")
         if not 4 * self.time_limit_s < self.deadline_s:
             raise ConfigError(f"deadline_s is {self.deadline_s}.", "Give more than four times time_limit_s.")
-        known = {*BACK_ENDS, "apptainer"}
-        if self.sandbox not in known:
-            raise ConfigError(f"There is no sandbox `{self.sandbox}`.", nearest(self.sandbox, known, "sandbox"))
-        if self.sandbox == "none":
-            raise ConfigError("sandbox is none, but tests need a repository of their own.", "Use sandbox=bwrap.")
         self._limits()
         if self.judge is not None:
             object.__setattr__(self, "concurrency", self.judge.concurrency)
+
+    def check_machine(self) -> None:
+        """See `SweRows.check_machine`; a judge and a comparison of texts need no room."""
+        if self.reward == "execution":
+            super().check_machine()
 
     def read(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """A record as `Row.data`, with the prompt that it brings. Raises `DataError` for a malformed one."""
@@ -149,7 +147,7 @@ class SweAgentless(SweRows):
         Other tasks, and those that are judged by the files that their rows bring, as they are.
         """
         wanted = self.reward == "execution" or not task.shown_files
-        if self.sandbox == "apptainer" and not task.repository and wanted:
+        if self.sandbox == IMAGES and not task.repository and wanted:
             return in_image(task, self.images)
         return None, task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,12 @@ BACK_ENDS: dict[str, Callable[[], Sandbox]] = {
 }
 
 
+def check_name(name: str, known: Collection[str] = BACK_ENDS.keys()) -> None:
+    """Raises `ConfigError` for a name of no back end, naming the nearest of those that are known."""
+    if name not in known:
+        raise ConfigError(f"There is no sandbox `{name}`.", nearest(name, known, "sandbox"))
+
+
 @functools.cache
 def sandbox(name: str) -> Sandbox:
     """The back end of that name.
@@ -106,6 +112,5 @@ def sandbox(name: str) -> Sandbox:
         ConfigError: there is none of that name.
         SandboxError: it is not available on this machine; says what to install.
     """
-    if name not in BACK_ENDS:
-        raise ConfigError(f"There is no sandbox `{name}`.", nearest(name, BACK_ENDS, "sandbox"))
+    check_name(name)
     return BACK_ENDS[name]()

@@ -95,8 +95,9 @@ REASONS = ("wrong", "runtime_error", "timeout", "memory", "output_limit", "kille
 
 
 @pytest.mark.parametrize("answer", ["", "I cannot.", "```python\n```", "```rust\nfn main() {}\n```"])
-def test_no_code_says_so_and_starts_nothing(answer: str) -> None:
-    score = scored(ADD, answer, sandbox="there is none of this name")
+def test_no_code_says_so_and_starts_nothing(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade.environments.code.sandbox", lambda name: pytest.fail("a sandbox was asked for"))
+    score = scored(ADD, answer)
     assert (score.reward, score.parts["no_code"]) == (0.0, 1.0)
 
 
