@@ -50,6 +50,17 @@ class ModelConfig:
 
 
 @dataclass(config=CLOSED)
+class LoraConfig:
+    """Low-rank adapters trained in place of the weights (Hu et al. 2021); exports hold the merged weights."""
+
+    rank: Positive = key(16, "of an adapter's two matrices")
+    alpha: PositiveFloat = key(32.0, "adapters are scaled by alpha / rank")
+    dropout: Share = key(0.0, "of an adapter's input in training")
+    targets: list[str] = key(list, "last parts of module names; default: every linear layer of attention and MLPs")
+    experts: Switch = key(False, "adapters on routed experts too")
+
+
+@dataclass(config=CLOSED)
 class PolicyConfig:
     """How the model in training is held and fed."""
 
@@ -63,6 +74,12 @@ class PolicyConfig:
     log_prob_chunk: Positive = key(1024, "tokens whose logits exist at once")
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = key("sdpa", "attention kernels")
     experts: Literal["grouped_mm", "batched_mm", "eager"] = key("grouped_mm", "mixture-of-experts kernels")
+    expert_parallel: Positive = key(1, "processes that share a layer's experts (DeepSpeed AutoEP, ZeRO 1 and 2)")
+    sequence_parallel: Positive = key(1, "processes that share a row's tokens (Ulysses)")
+    offload_optimizer: Literal["none", "cpu", "nvme"] = key("none", "where the optimiser's state is (ZeRO 1 to 3)")
+    offload_parameters: Literal["none", "cpu", "nvme"] = key("none", "where unused parameters are (ZeRO-3)")
+    offload_folder: str | None = key(None, "nvme: folder on a fast local disk")
+    lora: LoraConfig | None = key(None, "train low-rank adapters in place of the weights")
     deepspeed: str | None = key(None, "your own DeepSpeed JSON; `auto` values are filled in from the recipe")
 
 
@@ -123,6 +140,24 @@ class LaunchConfig:
     kind: Literal["inline", "torchrun"] = key("inline", "inline: in this process; torchrun: `processes` on this node")
     processes: Positive = key(1, "training processes on this node")
     threads: Positive | None = key(None, "torch threads a process; default: cores divided by processes")
+
+
+@dataclass(config=CLOSED)
+class ClusterConfig:
+    """The machines a recipe is planned for. Nothing is asked of them: figures are the maker's."""
+
+    gpu: str = required("name of the accelerator, e.g. H100-SXM-80GB")
+    nodes: Positive = key(1, "machines")
+    gpus_per_node: Positive = key(8, "accelerators of a machine")
+    gpu_memory_gib: PositiveFloat = required("memory of one, as its driver reports it")
+    bf16_tflops: PositiveFloat = required("dense bf16 peak of one")
+    memory_gb_s: PositiveFloat = required("memory bandwidth of one, GB/s")
+    intra_node_gb_s: PositiveFloat = required("to the others of its machine, GB/s one way, of one")
+    inter_node_gb_s: PositiveFloat = required("to other machines, GB/s one way, of one")
+    host_memory_gib: PositiveFloat = key(2048.0, "memory of a machine")
+    host_gb_s: PositiveFloat = key(50.0, "between one accelerator and its machine's memory, GB/s one way")
+    cpu_cores: Positive = key(96, "of a machine")
+    price_per_gpu_hour: NonNegativeFloat = key(0.0, "USD; 0: not known")
 
 
 @dataclass(config=CLOSED)
@@ -197,6 +232,10 @@ class StageBase:
     adam_beta1: Share = key(0.9, "AdamW")
     adam_beta2: Share = key(0.95, "AdamW")
     adam_epsilon: PositiveFloat = key(1e-8, "AdamW")
+    router_aux_loss_coef: NonNegativeFloat = key(0.0, "times the load-balancing loss of the experts' routers")
+    expert_bias_update_rate: NonNegativeFloat = key(
+        0.0, "what a router's selection bias moves by a step towards an even load, where the architecture has one"
+    )
     save_steps: Positive = key(50, "steps between checkpoints one can resume from")
     gates: list[GateConfig] = key(list, "checked after the stage's evaluation")
 
@@ -236,6 +275,7 @@ class SamplingStage(StageBase):
     overlong_filtering: Switch = key(
         False, "an unfinished rollout is masked from the loss, its reward still counts in its group"
     )
+    routing_replay: Switch = key(False, "train with the experts that were chosen at sampling")
     num_iterations: Positive = key(1, "optimiser steps on one batch of rollouts; 1 is strictly on-policy")
     max_staleness: NonNegative = key(
         0, "batches sampled ahead of training; 0: sample, then train; 1: both at once; more: publish in mid-rollout"
@@ -316,6 +356,7 @@ class Recipe:
     teachers: TeachersConfig = key(TeachersConfig, "the scoring engine")
     verifiers: VerifiersConfig = key(VerifiersConfig, "what scores answers under a deadline")
     launch: LaunchConfig = key(LaunchConfig, "processes")
+    cluster: ClusterConfig | None = key(None, "machines to plan for")
     tracking: TrackingConfig = key(TrackingConfig, "where metrics go")
     evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")
     environments: dict[str, EnvironmentConfig] = required("name -> environment", min_length=1)

@@ -12,6 +12,7 @@ from cascade.errors import ConfigError
 from cascade.naming import nearest
 from cascade.origins import Origins
 from cascade.ports import Environment, GivesPairs, MultiTurn
+from cascade.sharding_checks import check_sharding
 from cascade.stage_graph import BASE, RESERVED, parents, stage_order
 from cascade.types import DOMAINS, REWARDED
 
@@ -20,6 +21,7 @@ def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     """The stages in the order in which they run. Raises `ConfigError` for the first thing that cannot be."""
     _check_model(recipe, origins)
     _check_launch(recipe, origins)
+    check_sharding(recipe, origins)
     _check_servers(recipe, origins)
     _check_verifiers(recipe, origins)
     for name, environment in recipe.environments.items():

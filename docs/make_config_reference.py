@@ -25,10 +25,12 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("a recipe", config.Recipe),
     ("`model`", config.ModelConfig),
     ("`policy`", config.PolicyConfig),
+    ("`policy.lora`", config.LoraConfig),
     ("`rollout`", config.RolloutConfig),
     ("`teachers`", config.TeachersConfig),
     ("`verifiers`", config.VerifiersConfig),
     ("`launch`", config.LaunchConfig),
+    ("`cluster`", config.ClusterConfig),
     ("`tracking`", config.TrackingConfig),
     ("`evaluation`", config.EvaluationConfig),
     ("`environments.NAME`", config.EnvironmentConfig),
@@ -47,7 +49,7 @@ Made from `cascade/config.py` by `python docs/make_config_reference.py`; change 
 
 A key that is not here is an error. On the command line a key is its path: `stages.if_rl.max_steps=20`,
 `environments.math.params.train_rows=500`, `policy.zero_stage=2`. `model`, `policy`, `rollout`, `teachers`,
-`verifiers` and `launch` are also groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is merged
+`verifiers`, `launch` and `cluster` are also groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is merged
 into what is there, a list replaces it, and `~stages.mopd` removes a key. Defaults are those of the schema; files in
 `conf/` set some differently.
 """
