@@ -67,7 +67,8 @@ def _recipe_file(recipe: str) -> Path:
         if file.suffix != ".yaml":
             raise ConfigError(f"The recipe file {recipe} does not end in .yaml.", "Rename it: Hydra reads no other.")
         return file
-    file = recipes_dir() / f"{recipe}.yaml"
+    alike = [name for name in recipe_names() if name.replace("-", "_") == recipe.replace("-", "_")]
+    file = recipes_dir() / f"{alike[0] if alike else recipe}.yaml"
     if not file.is_file():
         raise ConfigError(f"There is no recipe called `{recipe}`.", nearest(recipe, recipe_names(), "recipe"))
     return file

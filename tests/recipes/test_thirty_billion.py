@@ -1,4 +1,4 @@
-"""The recipe of the paper's size is a recipe, with the paper's stages and settings; nothing of it is run here."""
+"""The recipes of the paper's size are recipes, with the paper's stages and settings; nothing of them is run here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cascade.environments.swe_agentless import SweAgentless
 from cascade.planning.plan import plan
 from cascade.stage_graph import parents
 
-RECIPE, ORDER, ENVIRONMENTS, _ = checked_recipe(["recipe=nemotron_cascade_2"])
+RECIPE, ORDER, ENVIRONMENTS, _ = checked_recipe(["recipe=nemotron-cascade-2"])
 RL = [name for name, stage in RECIPE.stages.items() if isinstance(stage, RlStage)]
 
 
@@ -115,3 +115,22 @@ def test_every_row_of_a_batch_finds_a_process() -> None:
     for stage in RECIPE.stages.values():
         size = stage.batch_size if isinstance(stage, SftStage) else dataclasses.asdict(stage)["prompts_per_step"]
         assert size % RECIPE.launch.processes == 0
+
+
+def test_where_the_paper_contradicts_itself_there_are_switches() -> None:
+    tables, *_ = checked_recipe(["recipe=nemotron-cascade-2", "paper=tables", "mopd_batch=512x1"])
+    mopd, rlhf, long_context = (tables.stages[name] for name in ("mopd", "rlhf", "long_context_rl"))
+    assert isinstance(mopd, MopdStage)
+    assert isinstance(rlhf, RlStage)
+    assert isinstance(long_context, RlStage)
+    assert (mopd.learning_rate, mopd.prompts_per_step, mopd.num_generations) == (3e-6, 512, 1)
+    assert (rlhf.max_steps, rlhf.overlong_filtering, long_context.overlong_filtering) == (25, True, True)
+
+
+def test_a_key_on_the_command_line_is_stronger_than_a_switch() -> None:
+    recipe, *_ = checked_recipe(["recipe=nemotron-cascade-2", "paper=tables", "stages.mopd.learning_rate=5e-6"])
+    assert recipe.stages["mopd"].learning_rate == 5e-6
+
+
+def test_a_recipes_name_may_be_written_with_either_dash() -> None:
+    assert checked_recipe(["recipe=nemotron_cascade_2"])[0] == RECIPE
