@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ReplicaSpeed:
-    """What one replica needs: a decode step of b sequences takes `step_s + b * sequence_s`, whatever their lengths."""
+    """What one replica needs for a token of every running sequence, and for a prompt."""
 
-    step_s: float  # reading the weights
-    sequence_s: float  # a sequence's keys, values, states and arithmetic
+    decode_s: tuple[float, ...]  # by the sequences that run, 0 to as many as fit into its memory
     prefill_s: float  # of one rollout's prompt, during which its replica decodes nothing
-    sequences: int  # that fit into its memory at once
 
-    def decode_s(self, running: int) -> float:
-        """Seconds in which every running sequence gets a token."""
-        return self.step_s + running * self.sequence_s
+    @property
+    def sequences(self) -> int:
+        """As many as fit into its memory at once."""
+        return len(self.decode_s) - 1
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -49,7 +48,7 @@ class SimulatedReplica:
         """Decodes until `time`."""
         if self.running:
             worked = max(0.0, time - max(self.now, self.held_until))
-            self.clock += worked / self.speed.decode_s(len(self.running))
+            self.clock += worked / self.speed.decode_s[len(self.running)]
             self.busy_s += time - self.now
         self.now = time
 
@@ -58,7 +57,7 @@ class SimulatedReplica:
         if not self.running:
             return None
         left = max(0.0, self.running[0][0] - self.clock)
-        return max(self.now, self.held_until) + left * self.speed.decode_s(len(self.running))
+        return max(self.now, self.held_until) + left * self.speed.decode_s[len(self.running)]
 
     def begin(self, request: Request) -> None:
         """Takes a request, whose prefill holds up the others."""

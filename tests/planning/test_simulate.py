@@ -17,7 +17,12 @@ from cascade.planning.simulate import Loop, simulate
 from cascade.planning.simulated_replicas import ReplicaSpeed
 from cascade.tracking.files import ROLLOUT_SCHEMA
 
-SPEED = ReplicaSpeed(step_s=0.01, sequence_s=0.0001, prefill_s=0.0, sequences=64)
+
+def decode_s(running: int) -> float:
+    return 0.01 + 0.0001 * running
+
+
+SPEED = ReplicaSpeed(tuple(map(decode_s, range(65))), prefill_s=0.0)
 LOOP = Loop(
     prompts=16, rollouts=4, max_staleness=0, replicas=2, speed=SPEED, train_s=5.0, train_token_s=0.0, publish_s=1.0
 )
@@ -26,7 +31,7 @@ EQUAL = ReplayedLengths(((100, 100, 100, 100),))
 
 def test_equal_lengths_take_turns_as_arithmetic_says() -> None:
     done = simulate(LOOP, EQUAL, steps=6)
-    generation = 100 * SPEED.decode_s(32)  # 64 rollouts on two replicas
+    generation = 100 * decode_s(32)  # 64 rollouts on two replicas
     assert done.step_s == pytest.approx(1.0 + generation + 5.0)
     assert done.trainer_busy == pytest.approx(5.0 / done.step_s)
     assert done.tokens_per_s == pytest.approx(6400 / done.step_s)
@@ -35,29 +40,29 @@ def test_equal_lengths_take_turns_as_arithmetic_says() -> None:
 
 def test_one_batch_ahead_hides_the_shorter_of_sampling_and_training() -> None:
     done = simulate(replace(LOOP, max_staleness=1), EQUAL, steps=8)
-    assert done.step_s == pytest.approx(1.0 + max(5.0, 100 * SPEED.decode_s(32)))
+    assert done.step_s == pytest.approx(1.0 + max(5.0, 100 * decode_s(32)))
     assert done.staleness == pytest.approx(1.0)
 
 
 def test_requests_that_do_not_fit_wait_and_take_the_places_of_those_that_end() -> None:
-    one = replace(LOOP, replicas=1, speed=replace(SPEED, sequences=16))
-    assert simulate(one, EQUAL, steps=4).step_s == pytest.approx(1.0 + 4 * 100 * SPEED.decode_s(16) + 5.0)
+    one = replace(LOOP, replicas=1, speed=replace(SPEED, decode_s=SPEED.decode_s[:17]))
+    assert simulate(one, EQUAL, steps=4).step_s == pytest.approx(1.0 + 4 * 100 * decode_s(16) + 5.0)
 
 
 def test_a_sequence_speeds_up_when_others_end() -> None:
     loop = replace(LOOP, prompts=1, rollouts=2, replicas=1, publish_s=0.0, train_s=1.0)
-    both, alone = 10 * SPEED.decode_s(2), 90 * SPEED.decode_s(1)
+    both, alone = 10 * decode_s(2), 90 * decode_s(1)
     assert simulate(loop, ReplayedLengths(((10, 100),)), steps=3).step_s == pytest.approx(both + alone + 1.0)
 
 
 def test_a_prompt_holds_up_what_its_replica_decodes() -> None:
     loop = replace(LOOP, speed=replace(SPEED, prefill_s=0.5))
-    assert simulate(loop, EQUAL, steps=4).step_s == pytest.approx(1.0 + 32 * 0.5 + 100 * SPEED.decode_s(32) + 5.0)
+    assert simulate(loop, EQUAL, steps=4).step_s == pytest.approx(1.0 + 32 * 0.5 + 100 * decode_s(32) + 5.0)
 
 
 def test_few_verifiers_are_a_queue_behind_the_rollouts() -> None:
     done = simulate(replace(LOOP, verify_s=0.25, verifiers=4), EQUAL, steps=4)
-    assert done.step_s == pytest.approx(1.0 + 100 * SPEED.decode_s(32) + 64 * 0.25 / 4 + 5.0)
+    assert done.step_s == pytest.approx(1.0 + 100 * decode_s(32) + 64 * 0.25 / 4 + 5.0)
 
 
 def test_long_tails_cost_and_staleness_wins_some_of_it_back() -> None:
