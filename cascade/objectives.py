@@ -10,7 +10,7 @@ from cascade.algorithms.losses import k3_divergence, policy_gradient, weighted_s
 from cascade.algorithms.mopd import distillation_advantages, top_k_divergence
 from cascade.algorithms.preference import bradley_terry_loss, preferred
 from cascade.config import MopdStage, RlStage, SamplingStage, SftStage
-from cascade.ports import Policy, RewardModel
+from cascade.ports import Policy, RewardModel, Trainee
 from cascade.types import PackedBatch
 
 Sums = dict[str, torch.Tensor]
@@ -19,6 +19,11 @@ Sums = dict[str, torch.Tensor]
 
 def micro_batch_loss(policy: Policy, batch: PackedBatch, stage: SftStage | SamplingStage) -> tuple[torch.Tensor, Sums]:
     """This micro-batch's share of the step's loss, and sums for the metrics. Runs the policy's forward pass."""
+    loss, sums = _objective(policy, batch, stage)
+    return _balanced(policy, loss, sums, stage.router_aux_loss_coef)
+
+
+def _objective(policy: Policy, batch: PackedBatch, stage: SftStage | SamplingStage) -> tuple[torch.Tensor, Sums]:
     if isinstance(stage, SftStage):
         return _sft(policy, batch)
     if isinstance(stage, RlStage):
@@ -30,10 +35,11 @@ def micro_batch_loss(policy: Policy, batch: PackedBatch, stage: SftStage | Sampl
     raise TypeError(f"no objective for {type(stage).__name__}")
 
 
-def pair_loss(model: RewardModel, batch: PackedBatch) -> tuple[torch.Tensor, Sums]:
+def pair_loss(model: RewardModel, batch: PackedBatch, balance: float = 0.0) -> tuple[torch.Tensor, Sums]:
     """This micro-batch's share of the Bradley-Terry loss of the step, and its share of the means over pairs.
 
-    Rows 2k and 2k + 1 are the chosen and the rejected side of a pair. Runs the model's forward pass.
+    Rows 2k and 2k + 1 are the chosen and the rejected side of a pair; `balance` weighs the experts' balance loss. Runs
+    the model's forward pass.
     """
     rewards, weights = model.rewards(batch), batch.token_weight.sum(1)[::2]  # [B], [B / 2]
     chosen, rejected = rewards[::2], rewards[1::2]
@@ -44,7 +50,15 @@ def pair_loss(model: RewardModel, batch: PackedBatch) -> tuple[torch.Tensor, Sum
         "margin": ((chosen - rejected) * weights).sum(),
         "mean_reward": (0.5 * (chosen + rejected) * weights).sum(),
     }
-    return loss, {name: value.detach() for name, value in means.items()}
+    return _balanced(model, loss, {name: value.detach() for name, value in means.items()}, balance)
+
+
+def _balanced(model: Trainee, loss: torch.Tensor, sums: Sums, coefficient: float) -> tuple[torch.Tensor, Sums]:
+    """The loss with the load-balancing losses of all layers, which are no part of the metric `loss`."""
+    if not coefficient:
+        return loss, sums
+    layers = model.balance_losses()  # [L]
+    return loss + coefficient * layers.sum(), {**sums, "aux_loss": layers.detach().mean()}
 
 
 def _sft(policy: Policy, batch: PackedBatch) -> tuple[torch.Tensor, Sums]:

@@ -11,13 +11,21 @@ import torch
 import torch.distributed as dist
 
 from cascade.errors import CascadeError
+from cascade.meeting import Meeting, Place
 
 T = TypeVar("T")
 DEADLINE = timedelta(minutes=30)  # of every collective: a lost peer is an error, not a hang
+_deadline = DEADLINE  # what this run has chosen in its place
+_places: list[Place] = []  # of all ranks
+_groups: dict[int, dist.ProcessGroup] = {}  # of `sharing_group`
 
 
-def start(threads: int | None = None) -> None:
-    """Joins the process group of the launcher, or makes one of this process alone. Idempotent."""
+def start(threads: int | None = None, timeout_s: float = DEADLINE.total_seconds(), join_s: float = 600.0) -> None:
+    """Joins the process group of the launcher, or makes one of this process alone. Idempotent.
+
+    `timeout_s`: deadline of a collective. `join_s`: for all ranks to be there; raises `EngineError` naming the others.
+    """
+    global _deadline
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not torch.cuda.is_available():
@@ -27,15 +35,20 @@ def start(threads: int | None = None) -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    _deadline = timedelta(seconds=timeout_s)
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=DEADLINE)
+        meeting = Meeting(join_s)
+        _places[:] = meeting.require_all()
+        store, world = meeting.group_store(), meeting.world_size
+        dist.init_process_group(backend, store=store, rank=meeting.rank, world_size=world, timeout=_deadline)
         return
     store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=DEADLINE)
+    dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_deadline)
 
 
 def stop() -> None:
     """Leaves the process group."""
+    _groups.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -48,6 +61,30 @@ def rank() -> int:
 def world_size() -> int:
     """Processes in the group."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def places() -> list[Place]:
+    """Where every rank runs; empty where no launcher has started this process."""
+    return list(_places)
+
+
+def data_rank(sharing: int) -> int:
+    """Which share of the data this process has, where `sharing` consecutive processes have the same."""
+    return rank() // sharing
+
+
+def data_size(sharing: int) -> int:
+    """Shares of the data, where `sharing` consecutive processes have the same."""
+    return world_size() // sharing
+
+
+def sharing_group(sharing: int) -> dist.ProcessGroup:
+    """The `sharing` consecutive processes that this one has its data in common with. Collective the first time."""
+    if sharing not in _groups:
+        ranks = [list(range(first, first + sharing)) for first in range(0, world_size(), sharing)]
+        own, _ = dist.new_subgroups_by_enumeration(ranks, timeout=_deadline)
+        _groups[sharing] = own  # pyright: ignore[reportArgumentType]
+    return _groups[sharing]
 
 
 def device() -> torch.device:

@@ -19,6 +19,7 @@ from cascade.environments.held_out import refuse_held_out
 from cascade.errors import GateStop
 from cascade.identity import hash_of, stage_identity, versions
 from cascade.models.reward import require_reward_head
+from cascade.policy.expert_training import check_expert_keys
 from cascade.policy.export import CARD
 from cascade.ports import ChecksMachine, Environment, Waits
 from cascade.prompts import Renderer, trained_messages
@@ -60,6 +61,7 @@ class Pipeline:
         base = prepare_base(self.recipe, self.run, self.tokenizer)
         if any(isinstance(stage, RewardModelStage) for stage in self.recipe.stages.values()):
             require_reward_head(self.run.path / base.path)  # before any compute is spent
+        check_expert_keys(self.run.path / base.path, self.recipe.stages.values())
         self.trained[BASE] = self.effective[BASE] = base
         parallel.on_first(lambda: self._register(base))
         if self.recipe.model.path:

@@ -181,8 +181,18 @@ class Trainee(Protocol):
         """Accumulate gradients. `loss` is this rank's share of the loss summed over the global batch."""
         ...
 
+    def balance_losses(self) -> torch.Tensor:
+        """The latest micro-batch's share of every mixture-of-experts layer's load-balancing loss, with gradient; [L].
+
+        Over micro-batches and ranks it adds up to a mean over the step's tokens, 1 where every load is even.
+        """
+        ...
+
     def step(self, learning_rate: float) -> Mapping[str, float]:
-        """Clip and update; returns `grad_norm` (before clipping) and `learning_rate`. A rate of 0 moves no weight."""
+        """Clip and update; returns `grad_norm` (before clipping), `learning_rate`, and what the experts did.
+
+        A rate of 0 moves no weight.
+        """
         ...
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:

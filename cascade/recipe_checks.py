@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cascade.config import MopdStage, Recipe, RewardModelStage, RlStage, SamplingStage, SftStage
 from cascade.errors import ConfigError
+from cascade.launch_checks import check_launch, training_processes
 from cascade.naming import nearest
 from cascade.origins import Origins
 from cascade.ports import Environment, GivesPairs, MultiTurn
@@ -20,7 +20,7 @@ from cascade.types import DOMAINS, REWARDED
 def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
     """The stages in the order in which they run. Raises `ConfigError` for the first thing that cannot be."""
     _check_model(recipe, origins)
-    _check_launch(recipe, origins)
+    check_launch(recipe, origins)
     check_sharding(recipe, origins)
     _check_servers(recipe, origins)
     _check_verifiers(recipe, origins)
@@ -36,12 +36,13 @@ def check_recipe(recipe: Recipe, origins: Origins) -> list[str]:
 
 def _check_model(recipe: Recipe, origins: Origins) -> None:
     model = recipe.model
-    if (model.path is None) == (model.architecture is None):
+    if model.path is None and model.architecture is None:
         raise ConfigError(
-            f"`model` in {origins.of(['model'])} needs either `path` or `architecture`, and not both.",
-            "Name a folder or hub id to start from, or an architecture to build from scratch.",
+            f"`model` in {origins.of(['model'])} needs `path` or `architecture`.",
+            "Name a folder or hub id to start from, or an architecture to build from scratch; with both, the "
+            "architecture and its `config` declare the shape of what `path` names.",
         )
-    if model.architecture and not model.tokenizer:
+    if model.architecture and not model.path and not model.tokenizer:
         raise ConfigError(
             f"`model.architecture` in {origins.of(['model'])} has no tokenizer.",
             "Set `model.tokenizer` to a folder, a hub id or `characters`.",
@@ -53,32 +54,17 @@ def _check_model(recipe: Recipe, origins: Origins) -> None:
         )
     if not model.architecture and model.config:
         raise ConfigError(
-            f"`model.config` in {origins.of(['model', 'config'])} does nothing with `model.path`.",
-            "Remove it; the folder has its own config.",
-        )
-
-
-def _check_launch(recipe: Recipe, origins: Origins) -> None:
-    processes, where = recipe.launch.processes, origins.of(["launch", "processes"])
-    if recipe.launch.kind == "inline" and processes > 1:
-        raise ConfigError(
-            f"`launch.processes` is {processes} in {where}, but `launch` is inline: processes needs launch=torchrun.",
-            "Add `launch=torchrun`.",
-        )
-    started = os.environ.get("WORLD_SIZE")
-    if recipe.launch.kind == "torchrun" and started and int(started) != processes:
-        raise ConfigError(
-            f"`launch.processes` is {processes} in {where}, but a launcher has started {started}.",
-            "Give both the same number, or leave the launching to that launcher with `launch=inline`.",
+            f"`model.config` in {origins.of(['model', 'config'])} does nothing with `model.path` alone.",
+            "Remove it, since the folder has its own config, or add `model.architecture`: both declare its shape.",
         )
 
 
 def _check_servers(recipe: Recipe, origins: Origins) -> None:
-    processes, rollout = recipe.launch.processes, recipe.rollout
+    processes, rollout = recipe.launch.world_size, recipe.rollout
     if rollout.engine == "vllm_inprocess" and processes > 1:
         raise ConfigError(
             f"`rollout.engine` is vllm_inprocess in {origins.of(['rollout', 'engine'])}, which serves one process, but "
-            f"`launch.processes` is {processes}.",
+            f"`launch` starts {processes}.",
             "Use rollout=vllm_server, or one process.",
         )
     for section in ("rollout", "teachers"):
@@ -125,11 +111,11 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
             for domain in getattr(gate, rule):
                 _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
     if isinstance(stage, (SftStage, RewardModelStage)):
-        _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
+        _divides(recipe, stage.batch_size, f"{at}.batch_size", origins, "rows")
     if isinstance(stage, RewardModelStage):
         _check_reward_gates(recipe, name, stage, origins)
     if isinstance(stage, SamplingStage):
-        _divides(recipe, stage.prompts_per_step, f"{at}.prompts_per_step", origins)
+        _divides(recipe, stage.prompts_per_step * stage.num_generations, f"{at}.prompts_per_step", origins, "rollouts")
         _check_sampling(recipe, name, stage, origins)
     if isinstance(stage, MopdStage):
         _check_teachers(recipe, name, stage, origins)
@@ -278,13 +264,16 @@ def check_pairs(recipe: Recipe, environments: Mapping[str, Environment], origins
                 )
 
 
-def _divides(recipe: Recipe, number: int, at: str, origins: Origins) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", "0")) or recipe.launch.processes
+def _divides(recipe: Recipe, number: int, at: str, origins: Origins, what: str) -> None:
+    """Training shares out a step's documents: rows of demonstrations or pairs, or rollouts, whatever their prompts."""
+    sharing = recipe.policy.sequence_parallel
+    processes = training_processes(recipe) // sharing
     if number % processes:
+        groups = f"{processes} processes" if sharing == 1 else f"{processes} groups of {sharing} processes"
         raise ConfigError(
-            f"`{at}` is {number} in {origins.of(at.split('.'))}, which {processes} processes "
+            f"`{at}` in {origins.of(at.split('.'))} makes {number} {what} a step, which {groups} "
             f"(in {origins.of(['launch', 'processes'])}) do not divide.",
-            f"Choose a multiple of {processes}, e.g. {number + processes - number % processes}.",
+            f"Choose a multiple of {processes}, e.g. {number + processes - number % processes} {what}.",
         )
 
 

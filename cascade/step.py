@@ -64,22 +64,23 @@ def sft_step(work: Workers, stage: SftStage, learning_rate: float) -> StepOutcom
 def pair_step(work: PairWorkers, stage: RewardModelStage, learning_rate: float) -> StepOutcome:
     """One optimiser step of a reward model on preference pairs, every pair of the global batch weighing the same."""
     sides = [side for pair in work.source.pairs(stage.batch_size) for side in pair]  # chosen, rejected, chosen, ...
+    sharing = work.packing.sequence_parallel  # processes that are given the same rows
     batches = pack_pairs(
         sides,
         [1.0 / stage.batch_size] * len(sides),
         row_tokens=work.packing.row_tokens,
         rows_per_batch=work.packing.rows_per_micro_batch,
-        ranks=parallel.world_size(),
-        rank=parallel.rank(),
+        ranks=parallel.data_size(sharing),
+        rank=parallel.data_rank(sharing),
         pad_id=work.pad_id,
     )
     sums: Sums = {}
     for batch in batches:
-        loss, here = pair_loss(work.reward_model, batch.to(parallel.device()))
+        loss, here = pair_loss(work.reward_model, batch.to(parallel.device()), stage.router_aux_loss_coef)
         work.reward_model.backward(loss)
         sums = {name: sums.get(name, 0.0) + value.detach().cpu() for name, value in here.items()}
     engine = work.reward_model.step(learning_rate)
-    return StepOutcome({**metrics.reduced(sums), **engine, "learning_rate": learning_rate})
+    return StepOutcome({**metrics.reduced(sums, sharing), **engine, "learning_rate": learning_rate})
 
 
 def rollout_step(work: Workers, stage: RlStage | MopdStage, step: int, learning_rate: float) -> StepOutcome:
@@ -131,6 +132,7 @@ def _to_sequence(rollout: Rollout, part: Rollout, advantage: float, stage: Sampl
         advantage=advantage,
         domain=rollout.prompt.row.domain,
         teacher=rollout.prompt.teacher,
+        routed_experts=part.routed_experts if stage.routing_replay else None,
     )
 
 
@@ -176,13 +178,14 @@ def update(
 ) -> dict[str, float]:
     """One optimiser step on all sequences, whatever their packing and the number of ranks. Collective."""
     weights = sequence_weights([sequence.loss_tokens for sequence in sequences], reduction)
+    sharing = work.packing.sequence_parallel  # processes that are given the same rows
     batches = pack(
         sequences,
         weights,
         row_tokens=work.packing.row_tokens,
         rows_per_batch=work.packing.rows_per_micro_batch,
-        ranks=parallel.world_size(),
-        rank=parallel.rank(),
+        ranks=parallel.data_size(sharing),
+        rank=parallel.data_rank(sharing),
         pad_id=work.pad_id,
         one_per_row=not work.packing.packing,
     )
@@ -191,7 +194,7 @@ def update(
         loss, here = micro_batch_loss(work.policy, batch.to(parallel.device()), stage)
         work.policy.backward(loss)
         sums = {name: sums.get(name, 0.0) + value.detach().cpu() for name, value in here.items()}
-    totals = metrics.reduced(sums)
+    totals = metrics.reduced(sums, sharing)
     signal = totals.pop("signal")
     engine = work.policy.step(learning_rate if signal > 0 else 0.0)  # no signal: no weight moves
     return {**metrics.of_tokens(totals), **engine, "skipped": float(signal == 0), "learning_rate": learning_rate}

@@ -126,6 +126,9 @@ class Rollout:
     failure: str | None = None  # why there is no score
     sampled: tuple[int, ...] = ()  # [T_completion], 0 where the environment wrote; empty: the model sampled all
     earlier: tuple[Rollout, ...] = ()  # turns of the episode with a context that the chat template rewrote afterwards
+    routed_experts: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    """[N, L, K] integers: the experts that the first N tokens of prompt and completion went to at sampling. The last
+    token is never among them, as nothing was sampled after it; None where nothing is recorded."""
 
     @property
     def parts(self) -> tuple[Rollout, ...]:
@@ -181,6 +184,7 @@ class TrainingSequence:
     teacher_top: tuple[torch.Tensor, torch.Tensor] | None = None  # ids int64 and log-probs float32, [V(y), K] each
     domain: str = ""
     teacher: str | None = None  # identity of its one teacher
+    routed_experts: torch.Tensor | None = field(default=None, compare=False, repr=False)  # as of `Rollout`, to replay
 
     @property
     def loss_tokens(self) -> int:
@@ -206,6 +210,8 @@ class PackedBatch:
     token_weight: torch.Tensor  # [B, T] float32: a token's share of the whole step's loss; 0 outside the mask
     teacher_top_ids: torch.Tensor | None = None  # [B, T, K] int64, 0 outside the mask
     teacher_top_log_probs: torch.Tensor | None = None  # [B, T, K] float32, nats
+    context_weight: torch.Tensor | None = None  # [B, T] float32: 1 / all tokens of the whole step; 0 for padding
+    routed_experts: torch.Tensor | None = None  # [B, T, L, K] int16, chosen at sampling; -1 where none is recorded
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on another device."""

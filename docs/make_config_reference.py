@@ -30,7 +30,10 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`teachers`", config.TeachersConfig),
     ("`verifiers`", config.VerifiersConfig),
     ("`launch`", config.LaunchConfig),
+    ("`launch.slurm`", config.SlurmConfig),
+    ("`launch.kubernetes`", config.KubernetesConfig),
     ("`cluster`", config.ClusterConfig),
+    ("`planning`", config.PlanningConfig),
     ("`tracking`", config.TrackingConfig),
     ("`evaluation`", config.EvaluationConfig),
     ("`environments.NAME`", config.EnvironmentConfig),
@@ -49,9 +52,9 @@ Made from `cascade/config.py` by `python docs/make_config_reference.py`; change 
 
 A key that is not here is an error. On the command line a key is its path: `stages.if_rl.max_steps=20`,
 `environments.math.params.train_rows=500`, `policy.zero_stage=2`. `model`, `policy`, `rollout`, `teachers`,
-`verifiers`, `launch` and `cluster` are also groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is merged
-into what is there, a list replaces it, and `~stages.mopd` removes a key. Defaults are those of the schema; files in
-`conf/` set some differently.
+`verifiers`, `launch` and `cluster` are also groups: `launch=torchrun` chooses `conf/launch/torchrun.yaml`. A mapping is
+merged into what is there, a list replaces it, and `~stages.mopd` removes a key. Defaults are those of the schema; files
+in `conf/` set some differently.
 """
 
 

@@ -107,7 +107,7 @@ WRONG_OVERRIDES: dict[str, tuple[str, ...]] = {
     "launch.processes=2": ("`launch.processes` is 2 in {it}", "needs launch=torchrun"),
     "stages.if_rl.num_generations=1": ("`stages.if_rl.num_generations` is 1 in {it}", "at least 2"),
     "policy.row_tokens=8": ("`policy.row_tokens` is 8 in {it}", "Raise"),
-    "model.path=x": ("`model` in {it}", "not both"),
+    "model.path=x": ("`model.path` is x in {it}", "no such folder"),
     "stages.if_rl.importance_low=3": ("`stages.if_rl.importance_low` in {it}", "Exchange"),
     "stages.mopd.top_k=4 stages.mopd.outcome_weight=1": ("`stages.mopd.top_k` in the override", "Remove"),
     "stages.mopd.outcome_weight=1 stages.mopd.num_generations=1": ("`stages.mopd.outcome_weight` in the override",),

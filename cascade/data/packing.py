@@ -29,7 +29,7 @@ def pack(
     """The micro-batches of `rank`; every rank gets the same number of them with the same number of rows.
 
     Documents are put into rows of at most `row_tokens` tokens by first-fit-decreasing, or one a row when `one_per_row`
-    is set, which layers that carry state from token to token (Mamba) need. Rows are sorted by tokens and dealt so that
+    is set, for models that cannot keep documents apart. Rows are sorted by tokens and dealt so that
     the k-th micro-batch has similar lengths on all ranks and the ranks' totals differ by less than one row. Ranks that
     lack a row get an empty one. A micro-batch is cut to its longest row; the last one may have fewer rows than
     `rows_per_batch`. The result depends on nothing but the arguments.
@@ -37,9 +37,8 @@ def pack(
     `sequence_weights[i]` is the share of the step's loss that each trained token of sequence `i` carries, so that
     `token_weight[b, t] = loss_mask[b, t] * sequence_weights[i]`.
 
-    A transformers model keeps attention inside a document when it gets `position_ids`, no attention mask and
-    `use_cache=False`; a mask or a cache turns this off silently. Its flash attention does so only for a batch of one
-    row: give it `input_ids.reshape(1, -1)` and `position_ids.reshape(1, -1)`, which mean the same.
+    `position_ids` restart at 0 where a document starts, padding included; that, and never an attention mask, is how
+    `LogProbModel` tells documents apart.
 
     Raises `DataError` for a sequence longer than `row_tokens` or whose fields disagree in length, and for sizes that
     are not positive.
@@ -125,6 +124,8 @@ def _batch(
     sequence_index = torch.full(shape, -1, dtype=torch.int64)
     loss_mask, sampler, advantages, teacher, reference, token_weight = (torch.zeros(shape) for _ in range(6))
     top_ids, top_log_probs = _top_tensors(sequences, shape)
+    context_weight, all_tokens = torch.zeros(shape), sum(len(sequence.token_ids) for sequence in sequences)
+    routed_experts = _routed_tensor(sequences, shape)
     for b, row in enumerate(rows):
         start = 0
         for index in row:
@@ -137,11 +138,14 @@ def _batch(
             loss_mask[here] = mask
             advantages[here] = mask * sequence.advantage
             token_weight[here] = mask * weights[index]
+            context_weight[here] = 1.0 / all_tokens
             sampler[here] = _log_probs(sequence.sampler_log_probs, mask)
             teacher[here] = _log_probs(sequence.teacher_log_probs, mask)
             reference[here] = _log_probs(sequence.reference_log_probs, mask)
             if sequence.teacher_top is not None and top_ids is not None and top_log_probs is not None:
                 top_ids[here][mask.bool()], top_log_probs[here][mask.bool()] = sequence.teacher_top
+            if sequence.routed_experts is not None and routed_experts is not None:
+                routed_experts[here][: len(sequence.routed_experts)] = sequence.routed_experts.to(torch.int16)
         position_ids[b, start:] = torch.arange(shape[1] - start)
     return PackedBatch(
         input_ids=input_ids,
@@ -155,6 +159,8 @@ def _batch(
         token_weight=token_weight,
         teacher_top_ids=top_ids,
         teacher_top_log_probs=top_log_probs,
+        context_weight=context_weight,
+        routed_experts=routed_experts,
     )
 
 
@@ -166,6 +172,16 @@ def _top_tensors(
     if k is None:
         return None, None
     return torch.zeros(*shape, k, dtype=torch.int64), torch.zeros(*shape, k)
+
+
+def _routed_tensor(sequences: Sequence[TrainingSequence], shape: tuple[int, int]) -> torch.Tensor | None:
+    """Room for the experts chosen at sampling, `[B, T, L, K]`, none recorded yet; None where no sequence has them."""
+    records = [sequence.routed_experts for sequence in sequences if sequence.routed_experts is not None]
+    if not records:
+        return None
+    if len({tuple(record.shape[1:]) for record in records}) > 1:
+        raise DataError("Sequences have experts of models with different layers.", "Sample all with one model.")
+    return torch.full((*shape, *records[0].shape[1:]), -1, dtype=torch.int16)
 
 
 def _log_probs(values: Sequence[float], mask: torch.Tensor) -> torch.Tensor:
@@ -206,6 +222,11 @@ def _require_sequence(index: int, sequence: TrainingSequence, row_tokens: int) -
         raise DataError(
             f"Sequence {index} has {tokens} tokens and per-token fields of {lengths} values.",
             "Give one mask value and, where there are log-probs, one log-prob for every token.",
+        )
+    if sequence.routed_experts is not None and len(sequence.routed_experts) > tokens:
+        raise DataError(
+            f"Sequence {index} has {tokens} tokens and recorded experts of {len(sequence.routed_experts)}.",
+            "Record the experts of its own tokens.",
         )
     if sequence.loss_mask[0] or not set(sequence.loss_mask) <= {0, 1}:
         raise DataError(

@@ -6,7 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["ok", "warning", "missing"]
+Status = Literal["ok", "warning", "missing", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,7 @@ class Finding:
     """What was found, and what to do about it, e.g. `Finding("vllm", "warning", "not installed", "make vllm")`.
 
     `missing`: the core does not work without it. `warning`: something optional is absent, or is not what was tested.
+    `failed`: what a run on several nodes needs does not work on this cluster.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Several processes on this node, through torchrun."""
+"""Processes on one node or several, through torchrun."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import os
 import sys
 from collections.abc import Sequence
 
-
-def inside_a_launcher() -> bool:
-    """Whether torchrun, accelerate or deepspeed has started this process already."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+from cascade.config import LaunchConfig
 
 
-def torchrun_command(processes: int, arguments: Sequence[str]) -> list[str]:
-    """The command that runs `cascade ARGUMENTS` in `processes` processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [*launcher, "-m", "cascade", *arguments]
+def torchrun_command(launch: LaunchConfig, arguments: Sequence[str], python: str = sys.executable) -> list[str]:
+    """The command that runs `cascade ARGUMENTS` in the processes of one node; every node calls the same one.
+
+    Several nodes meet at `launch.rendezvous`. When a process fails, all are ended, and started again together up to
+    `launch.max_restarts` times: by then a lost node must be back, for the number of processes never changes.
+    """
+    words = [python, "-m", "torch.distributed.run"]
+    if launch.nodes == 1:
+        words += ["--standalone"]
+    else:
+        words += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", str(launch.rendezvous)]
+        words += ["--rdzv-id", "cascade", "--rdzv-conf", f"join_timeout={launch.start_timeout_s:.0f}"]
+    words += ["--nproc_per_node", str(launch.processes)]
+    if launch.max_restarts:
+        words += ["--max-restarts", str(launch.max_restarts)]
+    return [*words, "-m", "cascade", *arguments]
 
 
-def start_torchrun(processes: int, arguments: Sequence[str]) -> None:
+def start_torchrun(launch: LaunchConfig, arguments: Sequence[str]) -> None:
     """Replaces this process by torchrun."""
-    command = torchrun_command(processes, arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    command = torchrun_command(launch, arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // launch.processes)))
     os.execv(command[0], command)

@@ -15,7 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from cascade.config import PolicyConfig
 from cascade.errors import EngineError
-from cascade.models.loading import DTYPES, kernels
+from cascade.models.loading import DTYPES, kernels, require_separable
+from cascade.models.mamba_documents import document_keywords, keep_documents_apart
 
 HEAD = "score.weight"
 LABEL = "reward"  # of the one class, in the exported config
@@ -44,6 +45,7 @@ def load_reward_model(path: str | Path, policy: PolicyConfig, pad_id: int, seed:
     require_reward_head(path)
     config = AutoConfig.from_pretrained(path, num_labels=1, id2label={0: LABEL}, label2id={LABEL: 0})
     config.get_text_config().pad_token_id = pad_id
+    require_separable(config, policy)
     with _without_load_report():
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             str(path), config=config, dtype=DTYPES[policy.dtype], output_loading_info=True, **kernels(policy, config)
@@ -91,6 +93,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        keep_documents_apart(model)
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -102,7 +105,8 @@ class RewardHead(nn.Module):
         rows, tokens = input_ids.shape
         if str(self.model.config._attn_implementation).startswith("flash"):  # one row: told apart by positions
             input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
-        output = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        apart = document_keywords(self.model, position_ids)
+        output = self.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **apart)
         hidden = output.last_hidden_state.view(rows, tokens, -1)
         chosen = mask.bool()
         scores = self.model.score(hidden[chosen]).squeeze(-1).float()

@@ -28,7 +28,7 @@ def _lines(recipe: Recipe, order: Sequence[str]) -> Iterator[str]:
     source = model.path or f"{model.architecture} from scratch"
     yield f"{recipe.name}: {len(order)} stages from {source}, seed {recipe.seed}"
     yield (
-        f"policy: ZeRO-{policy.zero_stage}, {policy.dtype}, {recipe.launch.processes} process(es) by "
+        f"policy: ZeRO-{policy.zero_stage}, {policy.dtype}, {recipe.launch.world_size} process(es) by "
         f"{recipe.launch.kind}, rows of {policy.row_tokens} tokens, {policy.rows_per_micro_batch} a micro-batch, "
         f"{'packed' if policy.packing else 'one document a row'}"
     )
@@ -61,12 +61,12 @@ def _stage_lines(recipe: Recipe, name: str) -> Iterator[str]:
         yield "teachers: " + ", ".join(f"{domain}: {stage.teachers.get(domain, 'best')}" for domain in domains)
     if isinstance(stage, SftStage):
         yield (
-            f"batch: {stage.batch_size} conversations a step, {stage.batch_size // recipe.launch.processes} a process, "
-            f"{stage.batch_size * stage.max_steps:,} in all"
+            f"batch: {stage.batch_size} conversations a step, {stage.batch_size // recipe.launch.world_size} a "
+            f"process, {stage.batch_size * stage.max_steps:,} in all"
         )
     if isinstance(stage, RewardModelStage):
         yield (
-            f"batch: {stage.batch_size} preference pairs a step, {stage.batch_size // recipe.launch.processes} a "
+            f"batch: {stage.batch_size} preference pairs a step, {stage.batch_size // recipe.launch.world_size} a "
             f"process, {stage.batch_size * stage.max_steps:,} in all, one document a row"
         )
         yield "evaluated on pairs of its own mix, beside a baseline of lengths alone; no stage starts from it"
@@ -93,7 +93,7 @@ def _sampling_lines(recipe: Recipe, stage: SamplingStage) -> Iterator[str]:
     more = f", up to {rollouts * (1 + refills):,} with refills" if refills else ""
     yield (
         f"batch: {stage.prompts_per_step} prompts x {stage.num_generations} rollouts = {rollouts:,} a step{more}, "
-        f"{rollouts // recipe.launch.processes:,} a process, at most {rollouts * tokens:,} sampled tokens a step"
+        f"{rollouts // recipe.launch.world_size:,} a process, at most {rollouts * tokens:,} sampled tokens a step"
     )
     if stage.max_staleness:
         yield f"rollouts at most {stage.max_staleness} version(s) old: sampled while earlier batches train"

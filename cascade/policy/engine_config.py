@@ -9,6 +9,7 @@ from typing import Any
 
 from cascade.config import PolicyConfig
 from cascade.errors import ConfigError
+from cascade.policy.offload import offload_sections
 
 
 def engine_config(policy: PolicyConfig) -> dict[str, Any]:
@@ -19,16 +20,18 @@ def engine_config(policy: PolicyConfig) -> dict[str, Any]:
 
     Raises `ConfigError` when the user's file contradicts the recipe, or sets what the recipe decides.
     """
+    whole, offload = offload_sections(policy)
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": policy.rows_per_micro_batch,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": policy.max_grad_norm,
-        "zero_optimization": {"stage": policy.zero_stage},
+        "zero_optimization": {"stage": policy.zero_stage, **offload},
         "bf16": {"enabled": policy.dtype == "bf16"},
         "fp16": {"enabled": False},
         "zero_allow_untrusted_optimizer": True,
         "steps_per_print": None,
+        **whole,
     }
     if policy.deepspeed is None:
         return ours
@@ -48,6 +51,14 @@ def engine_config(policy: PolicyConfig) -> dict[str, Any]:
                 f"Remove `{section}` and set learning_rate, lr_schedule, warmup_steps and adam_* of the stages.",
             )
         theirs.pop(section, None)
+    if "expert_parallel" in theirs:
+        raise ConfigError(
+            f"{file} sets `expert_parallel`, which the recipe decides.",
+            "Remove it from the file and set `policy.expert_parallel`.",
+        )
+    for section in ("offload_optimizer", "offload_param"):  # offload that they ask for and the recipe does not
+        if isinstance(theirs.get("zero_optimization"), dict) and section in theirs["zero_optimization"]:
+            ours["zero_optimization"].setdefault(section, {"device": "none"})
     theirs.pop("train_batch_size", None) if theirs.get("train_batch_size") == "auto" else None
     return _merge(ours, theirs, str(file), "")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,24 @@ def export_policy(policy: DeepSpeedEngine, folder: Path, tokenizer: Any, card: d
     for name, tensor in policy.weights():
         if parallel.rank() == 0:
             tensors[name] = tensor.cpu().clone().contiguous()
+    adapters = {}  # beside the merged weights, for who wants them alone
+    for name, tensor in policy.adapters.tensors(policy.gathered) if policy.adapters else ():
+        adapters[name] = tensor.cpu().clone().contiguous()
     if parallel.rank() == 0:
-        save_folder(policy.model, folder, tokenizer, card, tensors)
+        more = functools.partial(policy.adapters.save, tensors=adapters) if policy.adapters else None
+        save_folder(policy.model, folder, tokenizer, card, tensors, more)
     parallel.barrier()
 
 
-def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], tensors: dict[str, Any] | None) -> None:
-    """Writes `folder` atomically; `tensors` default to the model's own."""
+def save_folder(
+    model: Any,
+    folder: Path,
+    tokenizer: Any,
+    card: dict[str, Any],
+    tensors: dict[str, Any] | None,
+    more: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes `folder` atomically; `tensors` default to the model's own, and `more` adds files."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     if model.can_generate():  # a reward model does not
@@ -37,7 +50,9 @@ def save_folder(model: Any, folder: Path, tokenizer: Any, card: dict[str, Any], 
     model.save_pretrained(temporary, state_dict=tensors)
     tokenizer.save_pretrained(temporary)
     write_json(temporary / CARD, card)
+    if more:
+        more(temporary)
     usual = (temporary / CARD).stat().st_mode  # safetensors makes its files readable by their owner only
-    for file in temporary.glob("*.safetensors"):
+    for file in temporary.rglob("*.safetensors"):
         file.chmod(usual)
     commit_folder(temporary, folder)

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from cascade.config import PolicyConfig, StageBase
-from cascade.models.reward import RewardHead, load_reward_model
-from cascade.policy.deepspeed import DeepSpeedEngine
+from cascade.models.reward import load_reward_model
+from cascade.policy.deepspeed import DeepSpeedEngine, loaded
+from cascade.policy.expert_parallel import check_folder
+from cascade.policy.sequence_parallel import reward_head
 from cascade.types import PackedBatch
 
 
@@ -22,9 +24,11 @@ class DeepSpeedRewardModel(DeepSpeedEngine):
 
         Raises `EngineError` for an architecture without a scalar head, and for what cannot be trained rightly.
         """
-        model = load_reward_model(path, config, pad_id, seed)
-        super().__init__(model, RewardHead(model), config, stage, freeze_router=freeze_router)
+        check_folder(path, config)
+        model = loaded(lambda: load_reward_model(path, config, pad_id, seed), config)
+        super().__init__(model, reward_head(model, config), config, stage, freeze_router=freeze_router)
 
     def rewards(self, batch: PackedBatch) -> torch.Tensor:
         """See `ports.RewardModel`."""
-        return self.engine(batch.input_ids, batch.position_ids, batch.loss_mask)
+        with self.experts.forward_pass(batch):
+            return self.engine(batch.input_ids, batch.position_ids, batch.loss_mask)

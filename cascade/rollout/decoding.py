@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from transformers import (
 
 from cascade import parallel
 from cascade.models.loading import has_recurrent_layers
+from cascade.models.replay import RoutingRecorder, rows_of
 from cascade.rollout.noise import gumbel_noise
 
 
@@ -38,6 +39,7 @@ class Drawn:
     token_ids: list[int]
     log_probs: list[float]  # nats, at the sampling temperature
     finish_reason: Literal["stop", "length", "abort"]  # abort: the pass was stopped first
+    routed_experts: torch.Tensor | None = None  # [N, L, K] of context and tokens but the last; None: not recorded
 
 
 class SeededChoice(LogitsProcessor):
@@ -88,21 +90,28 @@ class Interruption(StoppingCriteria):
 
 @torch.no_grad()
 def decode(
-    model: Any, draws: Sequence[Draw], temperature: float, stop_ids: Sequence[int], interrupted: Callable[[], bool]
+    model: Any,
+    draws: Sequence[Draw],
+    temperature: float,
+    stop_ids: Sequence[int],
+    interrupted: Callable[[], bool],
+    recorder: RoutingRecorder | None = None,
 ) -> list[Drawn]:
     """Samples every row to its stop token or limit, greedily at temperature 0; at least one token a row.
 
     `interrupted` is asked after every token; once it says yes the pass ends, and rows that are not done say `abort`.
+    `recorder`: of the model, where the experts that it chooses are wanted.
     """
     ids, mask = _left_padded([draw.context for draw in draws], stop_ids[0])
     limits = torch.tensor([draw.limit for draw in draws], device=ids.device)
     keys = torch.tensor([draw.key for draw in draws], device=ids.device)
     positions = torch.tensor([draw.position for draw in draws], device=ids.device)
     choice = SeededChoice(keys, positions, temperature)
+    prefix = _shared_prefix(model, draws, ids, mask, recorder)
     output = model.generate(
         ids,
         attention_mask=mask,
-        past_key_values=_shared_prefix(model, draws, ids, mask),
+        past_key_values=prefix.cache if prefix else None,
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=int(limits.max()),
@@ -114,10 +123,17 @@ def decode(
     )
     completions = output[:, ids.shape[1] :].tolist()
     log_probs = torch.stack(choice.log_probs, 1).tolist()
-    return [
+    drawn = [
         _drawn(completion[: draw.limit], row, draw.limit, stop_ids)
         for draw, completion, row in zip(draws, completions, log_probs, strict=True)
     ]
+    if recorder is None:
+        return drawn
+    chosen = recorder.take(len(draws))
+    if prefix and prefix.routed_experts is not None:
+        chosen = torch.cat([prefix.routed_experts, chosen], 1)
+    records = rows_of(chosen, [len(draw.context) for draw in draws], [len(one.token_ids) for one in drawn])
+    return [replace(one, routed_experts=record) for one, record in zip(drawn, records, strict=True)]
 
 
 def _drawn(tokens: list[int], log_probs: list[float], limit: int, stop_ids: Sequence[int]) -> Drawn:
@@ -128,7 +144,17 @@ def _drawn(tokens: list[int], log_probs: list[float], limit: int, stop_ids: Sequ
     return Drawn(kept, log_probs[: len(kept)], unstopped if end is None else "stop")
 
 
-def _shared_prefix(model: Any, draws: Sequence[Draw], ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache | None:
+@dataclass(frozen=True)
+class _Prefix:
+    """What is computed of the contexts but their last tokens, a row each."""
+
+    cache: DynamicCache
+    routed_experts: torch.Tensor | None  # [B, T - 1, L, K]
+
+
+def _shared_prefix(
+    model: Any, draws: Sequence[Draw], ids: torch.Tensor, mask: torch.Tensor, recorder: RoutingRecorder | None
+) -> _Prefix | None:
     """Keys and values of the contexts but their last tokens: computed once a context, repeated for its rows.
 
     None where every row has a context of its own, and for models whose layers carry a recurrent state.
@@ -147,8 +173,9 @@ def _shared_prefix(model: Any, draws: Sequence[Draw], ids: torch.Tensor, mask: t
         past_key_values=cache,
         use_cache=True,
     )
-    cache.batch_select_indices(torch.tensor(owners, device=ids.device))
-    return cache
+    each = torch.tensor(owners, device=ids.device)
+    cache.batch_select_indices(each)
+    return _Prefix(cache, recorder.take(len(rows))[each] if recorder else None)
 
 
 def _left_padded(contexts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

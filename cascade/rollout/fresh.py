@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.data.chat import completion_text
+from cascade.models.replay import joined
 from cascade.types import Prompt, Rollout, VersionSpan
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fresh_rollouts(prompts: Sequence[Prompt], samples: int) -> list[Rollout]:
@@ -46,8 +50,12 @@ def grown(
     versions: Sequence[VersionSpan],
     finish_reason: Literal["stop", "length", "abort"],
     tokenizer: Any,
+    routed_experts: torch.Tensor | None = None,
 ) -> Rollout:
-    """The rollout with newly sampled tokens behind those it had."""
+    """The rollout with newly sampled tokens behind those it had.
+
+    `routed_experts`: [N, L, K] of its tokens from the first on, where the engine has recorded them.
+    """
     tokens = rollout.token_ids + tuple(token_ids)
     return dataclasses.replace(
         rollout,
@@ -56,6 +64,7 @@ def grown(
         versions=merged((*rollout.versions, *versions)),
         finish_reason=finish_reason,
         text=completion_text(tokenizer, tokens),
+        routed_experts=joined(rollout.routed_experts, routed_experts),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from cascade.data.scoring import score_sequences
 from cascade.errors import EngineError
 from cascade.models.loading import load_model
 from cascade.models.logprobs import LogProbModel
+from cascade.models.replay import RoutingRecorder
 from cascade.models.stop_tokens import stop_ids
 from cascade.ports import Policy
 from cascade.rollout.claims import Claims
@@ -43,6 +45,8 @@ class HfRolloutEngine(SamplingEngine):
         self.batch_sequences = rollout.batch_sequences
         self.tokenizer = tokenizer
         self.model: Any = None
+        self.record_routing = rollout.record_routing
+        self.recorder: RoutingRecorder | None = None
         self.stop_ids: list[int] = []
         self.claims = Claims()
         self._version = 0
@@ -62,6 +66,7 @@ class HfRolloutEngine(SamplingEngine):
             model = load_model(folder, self.config).to(parallel.device()).eval()
             self.stop_ids = stop_ids(model, self.tokenizer)
             model.generation_config = GenerationConfig()  # else the folder's repetition penalty would act, unseen
+            self.recorder = RoutingRecorder(model) if self.record_routing else None
             self.model, self._version, self._started, self._whole = model, 0, True, True
 
     @torch.no_grad()
@@ -145,11 +150,13 @@ class HfRolloutEngine(SamplingEngine):
                     break
                 self._require_whole()
                 draws = [self._draw(batch[i], limits[i], seed) for i in unfinished]
-                drawn = decode(self.model, draws, temperature, self.stop_ids, lambda: self.claims.interrupted(aborts))
+                interrupted = functools.partial(self.claims.interrupted, aborts)
+                drawn = decode(self.model, draws, temperature, self.stop_ids, interrupted, self._fresh_recorder())
                 version = self._version
             for i, new in zip(unfinished, drawn, strict=True):
                 span = VersionSpan(version, len(new.token_ids))
-                batch[i] = grown(batch[i], new.token_ids, new.log_probs, [span], new.finish_reason, self.tokenizer)
+                said = (new.token_ids, new.log_probs, [span], new.finish_reason)
+                batch[i] = grown(batch[i], *said, self.tokenizer, new.routed_experts)
         return batch
 
     def _draw(self, rollout: Rollout, limit: int, seed: int) -> Draw:
@@ -157,8 +164,14 @@ class HfRolloutEngine(SamplingEngine):
         position = len(rollout.token_ids)
         return Draw(context(rollout), key, position, limit - position)
 
+    def _fresh_recorder(self) -> RoutingRecorder | None:
+        """Without what scoring has chosen."""
+        if self.recorder:
+            self.recorder.forget()
+        return self.recorder
+
     def _free(self) -> None:
-        self.model, self._whole = None, False
+        self.model, self.recorder, self._whole = None, None, False
 
     def _require_started(self) -> None:
         if not self._started:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.errors import EngineError
+from cascade.models.replay import joined
 from cascade.rollout.fresh import context, grown
 from cascade.rollout.noise import rollout_key
 from cascade.types import Rollout, VersionSpan
+
+if TYPE_CHECKING:
+    import torch
 
 SEEDS = 2**62  # so that a seed plus a sample's index is still a 64-bit integer
 
@@ -25,6 +29,7 @@ class Sample:
     token_ids: list[int] = field(default_factory=list)  # those sampled since
     log_probs: list[float] = field(default_factory=list)  # nats
     versions: list[VersionSpan] = field(default_factory=list)  # one a token
+    routed_experts: torch.Tensor | None = None  # [N, L, K], of the tokens from the rollout's first on
 
     @property
     def length(self) -> int:
@@ -41,6 +46,10 @@ class Sample:
         self.log_probs.append(log_prob)
         self.versions.append(VersionSpan(version, 1))
 
+    def record(self, routed_experts: torch.Tensor) -> None:
+        """The experts that all tokens but the last went to; of those that are known already the first counts."""
+        self.routed_experts = joined(self.routed_experts, routed_experts)
+
     def end(self, reason: str) -> None:
         """No more tokens. Raises `EngineError` for a reason that no rollout can have."""
         if reason != "stop" and reason != "length":
@@ -50,7 +59,7 @@ class Sample:
     def settled(self, tokenizer: Any) -> Rollout:
         """The rollout with what is new."""
         new = (self.token_ids, self.log_probs, self.versions)
-        return grown(self.rollout, *new, self.finish_reason, tokenizer)
+        return grown(self.rollout, *new, self.finish_reason, tokenizer, self.routed_experts)
 
     def seed(self, seed: int) -> int:
         """What the next tokens draw from. Samples of a prompt that have not begun have consecutive seeds."""

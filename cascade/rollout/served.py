@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, cast
 
 from cascade.errors import EngineError
 from cascade.rollout.samples import Sample, as_requests
+from cascade.rollout.served_routing import ServedRouting
 from cascade.serving.client import Continuation, Refused, Sampling, TopLogProbs, Unreachable
 from cascade.serving.copies import Weights
 from cascade.serving.member import Member
@@ -34,8 +35,10 @@ class Call:
 class Requests:
     """Belongs to the pool's event loop."""
 
-    def __init__(self, pool: Pool, stop_ids: Sequence[int]) -> None:
+    def __init__(self, pool: Pool, stop_ids: Sequence[int], routing: ServedRouting | None = None) -> None:
+        """`routing`: where the experts that replicas choose are wanted."""
         self.pool = pool
+        self.routing = routing
         self.stop_ids = stop_ids
         self._gate = ScaleGate()
         self._calls: set[Call] = set()
@@ -110,6 +113,8 @@ class Requests:
                 answers = await self._ask(call, samples, temperature, seed)
         for sample, answer in zip(samples, answers or (), strict=False):
             _add(sample, answer, self.pool.current)
+            if self.routing and answer.token_ids:
+                sample.record(self.routing.record(answer.routed_experts, len(sample.context())))
         left = [sample for sample in samples if sample.finish_reason == "abort"]
         if left and not call.ended:
             await all_or_first_error(self._finish(call, [sample], temperature, seed) for sample in left)

@@ -20,7 +20,7 @@ from cascade import parallel
 from cascade.config import PolicyConfig, RolloutConfig
 from cascade.errors import EngineError
 from cascade.models.loading import has_recurrent_layers
-from cascade.serving.arguments import DTYPES
+from cascade.serving.arguments import DTYPES, RECORDING
 from cascade.serving.buckets import Bucket
 
 ENVIRONMENT = {
@@ -40,7 +40,7 @@ class EmbeddedVllm:
 
     def __init__(self, folder: Path, policy: PolicyConfig, config: RolloutConfig) -> None:
         """Starts it. Raises `EngineError` for a model that vLLM cannot run on this device."""
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(ENVIRONMENT | (RECORDING if config.record_routing else {}))
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         if not torch.distributed.is_initialized():
@@ -132,6 +132,7 @@ def _settings(folder: Path, policy: PolicyConfig, config: RolloutConfig) -> dict
         "worker_extension_cls": "cascade.serving.worker.LogitScale",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **({"enable_return_routed_experts": True} if config.record_routing else {}),
     }
     if torch.cuda.is_available():
         return {**settings, "gpu_memory_utilization": config.gpu_memory_utilization}

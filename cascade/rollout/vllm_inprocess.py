@@ -21,8 +21,9 @@ from cascade.rollout.checkpoint_folder import folder_stop_ids
 from cascade.rollout.claims import Claims
 from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample, as_requests
+from cascade.rollout.served_routing import ServedRouting
 from cascade.rollout.vllm_embedded import EmbeddedVllm
-from cascade.serving.arguments import require_vllm
+from cascade.serving.arguments import require_recording, require_vllm
 from cascade.serving.buckets import buckets
 from cascade.types import Rollout, TrainingSequence
 
@@ -38,17 +39,22 @@ class VllmInProcessEngine(SamplingEngine):
     """
 
     def __init__(self, policy: PolicyConfig, rollout: RolloutConfig, tokenizer: Any) -> None:
-        """Starts nothing. Raises `EngineError` without vLLM, or with several training processes."""
+        """Starts nothing.
+
+        Raises `EngineError` without vLLM, with several training processes, and where it cannot record the experts.
+        """
         if parallel.world_size() > 1:
             raise EngineError(
                 f"rollout=vllm_inprocess serves one training process, and there are {parallel.world_size()}.",
                 "Use rollout=vllm_server.",
             )
         require_vllm()
+        require_recording(rollout)
         self.policy, self.config, self.tokenizer = policy, rollout, tokenizer
         self.version = 0
         self.claims = Claims()
         self._vllm: EmbeddedVllm | None = None
+        self._routing: ServedRouting | None = None
         self._unusable = "The rollout engine has no weights yet."
         self._loads = 0
         self._requests = itertools.count()
@@ -65,6 +71,7 @@ class VllmInProcessEngine(SamplingEngine):
                 return
             self._stop("The rollout engine could not be started.")
             self._names = blank_model(folder)
+            self._routing = ServedRouting(self._names) if self.config.record_routing else None
             self._vllm = EmbeddedVllm(folder, self.policy, self.config)
             self.version, self._unusable = 0, ""
 
@@ -210,6 +217,8 @@ class VllmInProcessEngine(SamplingEngine):
                 for token, found in zip(completion.token_ids, completion.logprobs, strict=True):
                     sample.add(token, found[token].logprob, self.version)
                 if completion.finish_reason is not None:
+                    if self._routing:
+                        sample.record(self._routing.record(completion.routed_experts, len(sample.context())))
                     sample.end(completion.finish_reason)
                     del self._running[output.request_id, completion.index]
 

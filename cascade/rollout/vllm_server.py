@@ -21,6 +21,8 @@ from cascade.rollout.checkpoint_folder import folder_stop_ids, longest_sequence
 from cascade.rollout.fresh import SamplingEngine
 from cascade.rollout.samples import Sample
 from cascade.rollout.served import Requests
+from cascade.rollout.served_routing import ServedRouting
+from cascade.serving.arguments import require_recording
 from cascade.serving.client import TopLogProbs
 from cascade.serving.copies import Weights
 from cascade.serving.replicas import Replicas
@@ -34,7 +36,11 @@ class VllmServerEngine(SamplingEngine):
     """
 
     def __init__(self, policy: PolicyConfig, rollout: RolloutConfig, tokenizer: Any, folder: Path) -> None:
-        """Starts nothing. Logs and restart copies will be in `folder`."""
+        """Starts nothing. Logs and restart copies will be in `folder`.
+
+        Raises `EngineError` where servers of this machine cannot record what `rollout.record_routing` asks for.
+        """
+        require_recording(rollout)
         self.config = rollout
         self.tokenizer = tokenizer
         self._policy = policy
@@ -75,7 +81,8 @@ class VllmServerEngine(SamplingEngine):
             parallel.on_first(lambda: replicas.load(weights, self.max_tokens, fits=fits))
             replicas.weights = weights
         self._names = blank_model(folder)
-        self._requests = Requests(self._replicas.pool, folder_stop_ids(folder, self.tokenizer))
+        routing = ServedRouting(self._names) if self.config.record_routing else None
+        self._requests = Requests(self._replicas.pool, folder_stop_ids(folder, self.tokenizer), routing)
 
     @torch.no_grad()
     def publish(self, policy: Policy, version: int) -> Mapping[str, float]:

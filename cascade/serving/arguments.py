@@ -22,6 +22,19 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCH
 """Beginnings of the names by which a process would take itself for one of the training processes."""
 
 
+RECORDING = {"VLLM_USE_V2_MODEL_RUNNER": "1"}
+"""The environment in which vLLM can return the experts that it chooses."""
+
+
+def require_recording(rollout: RolloutConfig) -> None:
+    """Raises `EngineError` where a vLLM of this machine would be asked for the experts that it chooses and cannot."""
+    if rollout.record_routing and not rollout.urls and not torch.cuda.is_available():
+        raise EngineError(
+            "vLLM returns the experts that it chooses (`routing_replay`) on GPUs only: what can do it needs Triton.",
+            "Use rollout=hf, or set `routing_replay=false`.",
+        )
+
+
 def require_vllm() -> None:
     """Raises `EngineError` where vLLM is not installed. Does not import it."""
     if importlib.util.find_spec("vllm") is None:
@@ -47,6 +60,8 @@ def served_arguments(
     words += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[rollout.transport]})]
     words += ["--worker-extension-cls", "cascade.serving.worker.LogitScale", "--disable-uvicorn-access-log"]
     words += ["--max-model-len", str(max_tokens + 1)]
+    if rollout.record_routing:
+        words += ["--enable-return-routed-experts"]
     if not torch.cuda.is_available():
         words += ["--kv-cache-memory-bytes", str(int(rollout.kv_cache_gib * 2**30))]
         return [*words, "--enforce-eager", "--no-enable-chunked-prefill"]
@@ -68,6 +83,8 @@ def served_environment(index: int, rollout: RolloutConfig) -> dict[str, str]:
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one more than the model's own limit, see `served_arguments`
         "CASCADE_REPLICA": "1",
     }
+    if rollout.record_routing:
+        common |= RECORDING
     if rollout.transport == "ipc":
         common["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA handles travel pickled
     if torch.cuda.is_available():

@@ -43,6 +43,7 @@ class Continuation:
     log_probs: tuple[float, ...]  # at the sampling temperature, nats
     versions: tuple[tuple[str, int], ...]  # weight version and its number of tokens, in order
     finish_reason: str  # stop, length or abort
+    routed_experts: str | None = None  # base64 of an .npy file, [N, layers, K]: of prompt and tokens but the last
 
 
 TopLogProbs = dict[int, float]
@@ -184,6 +185,7 @@ def _sample(choice: Any) -> Continuation:
         tuple(entry["logprob"] for entry in content),
         tuple((span["version"], span["end"] - span["start"]) for span in spans),
         choice["finish_reason"],
+        choice.get("routed_experts"),
     )
 
 

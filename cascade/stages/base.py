@@ -10,7 +10,7 @@ from cascade import parallel
 from cascade.atomic import is_complete
 from cascade.config import Recipe
 from cascade.identity import hash_of, versions
-from cascade.models.loading import build_model
+from cascade.models.loading import build_model, check_declared
 from cascade.policy.export import save_folder
 from cascade.run_folder import RunFolder
 from cascade.stage_graph import BASE
@@ -20,7 +20,7 @@ from cascade.types import Checkpoint
 
 def prepare_base(recipe: Recipe, run: RunFolder, tokenizer: Any) -> Checkpoint:
     """Builds the model from scratch in the run folder, or finds the one that was named. Collective."""
-    return parallel.on_first(lambda: _build(recipe, run, tokenizer) if recipe.model.architecture else _find(recipe))
+    return parallel.on_first(lambda: _build(recipe, run, tokenizer) if recipe.model.path is None else _find(recipe))
 
 
 def _build(recipe: Recipe, run: RunFolder, tokenizer: Any) -> Checkpoint:
@@ -45,6 +45,7 @@ def _find(recipe: Recipe) -> Checkpoint:
         from huggingface_hub import snapshot_download
 
         path = snapshot_download(path)
+    check_declared(recipe.model, path)
     identity = hash_of({"model": recipe.model, "weights": weights_sha256(Path(path))})
     return _checkpoint(identity, Path(path), recipe, str(Path(path).absolute()))
 

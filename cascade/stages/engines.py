@@ -66,19 +66,21 @@ class Engines:
 
 def rollout_engine(recipe: Recipe, tokenizer: Any, folder: Path) -> RolloutEngine:
     """The rollout engine that the recipe names, without weights yet. No engine stands in for another."""
-    match recipe.rollout.engine:
+    replayed = any(getattr(stage, "routing_replay", False) for stage in recipe.stages.values())
+    config = replace(recipe.rollout, record_routing=recipe.rollout.record_routing or replayed)
+    match config.engine:
         case "hf":
             from cascade.rollout.hf import HfRolloutEngine
 
-            return HfRolloutEngine(recipe.policy, recipe.rollout, tokenizer)
+            return HfRolloutEngine(recipe.policy, config, tokenizer)
         case "vllm_inprocess":
             from cascade.rollout.vllm_inprocess import VllmInProcessEngine
 
-            return VllmInProcessEngine(recipe.policy, recipe.rollout, tokenizer)
+            return VllmInProcessEngine(recipe.policy, config, tokenizer)
         case "vllm_server":
             from cascade.rollout.vllm_server import VllmServerEngine
 
-            return VllmServerEngine(recipe.policy, recipe.rollout, tokenizer, folder)
+            return VllmServerEngine(recipe.policy, config, tokenizer, folder)
 
 
 def teacher_stations(recipe: Recipe, tokenizer: Any, folder: Path) -> list[Station]:

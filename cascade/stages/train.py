@@ -18,6 +18,7 @@ from cascade.data.mixture import Mixture
 from cascade.data.tokenizers import pad_id_of
 from cascade.policy.deepspeed import DeepSpeedEngine, DeepSpeedPolicy
 from cascade.policy.export import export_policy
+from cascade.policy.moved import MovedCheck
 from cascade.policy.reward import DeepSpeedRewardModel
 from cascade.ports import Environment
 from cascade.prompts import PromptSource, Renderer
@@ -60,7 +61,12 @@ class StageJob:
     def sharding(self) -> dict[str, Any]:
         """What must be the same for a saved optimiser state to fit."""
         policy = self.recipe.policy
-        return {"zero_stage": policy.zero_stage, "dtype": policy.dtype, "processes": parallel.world_size()}
+        return {
+            "zero_stage": policy.zero_stage,
+            "expert_parallel": policy.expert_parallel,
+            "dtype": policy.dtype,
+            "processes": parallel.world_size(),
+        }
 
 
 def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
@@ -79,12 +85,13 @@ def train_stage(job: StageJob, trackers: StageTrackers) -> StageState:
     state = state or StageState(job.identity, 0, 0.0, work.source.mixture.state(), job.sharding)
     work.source.mixture.restore(state.mixture)
     trackers.begin(job.name, stage.kind, stage.max_steps, state.step)
-    started = time.monotonic() - state.wall_s
+    started, moved = time.monotonic() - state.wall_s, MovedCheck(model)
     with _begun(work, state):
         for step in range(state.step, stage.max_steps):
             step_started = time.monotonic()
             outcome = one_step(work, stage, step)
-            metrics = {**outcome.metrics, "step_time": time.monotonic() - step_started}
+            metrics = {**outcome.metrics, **moved.after(outcome.metrics)}
+            metrics["step_time"] = time.monotonic() - step_started
             trackers.step(job.name, step + 1, metrics, outcome.rollouts)
             now = time.monotonic() - started
             state = StageState(job.identity, step + 1, now, work.source.mixture.state(), job.sharding)

@@ -11,6 +11,7 @@ from cascade import parallel
 from cascade.config import PolicyConfig
 from cascade.data.scoring import score_sequences, whole_batches
 from cascade.errors import EngineError
+from cascade.models.document_leaks import require_documents_apart
 from cascade.models.loading import load_model
 from cascade.models.logprobs import LogProbModel
 from cascade.types import TrainingSequence
@@ -73,5 +74,8 @@ class LocalTeacherScorer:
         while len(self._models) >= self.resident:
             del self._models[next(iter(self._models))]
         model = load_model(self.folders[teacher], self.config).to(parallel.device()).eval().requires_grad_(False)
-        self._models[teacher] = LogProbModel(model, self.config.log_prob_chunk)
-        return self._models[teacher]
+        module = LogProbModel(model, self.config.log_prob_chunk)
+        if self.config.packing:
+            require_documents_apart(module, model)
+        self._models[teacher] = module
+        return module

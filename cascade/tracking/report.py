@@ -28,7 +28,23 @@ LOGGER = logging.getLogger(__name__)
 SPLITS = ("test", "validation")
 """The scores shown are those of the first split that has some."""
 
-CURVES = ("reward", "loss", "accuracy", "margin", "entropy", "completions/mean_length", "grad_norm", "kl")
+CURVES = (
+    "reward",
+    "loss",
+    "accuracy",
+    "margin",
+    "entropy",
+    "completions/mean_length",
+    "grad_norm",
+    "kl",
+    "aux_loss",
+    "replay/changed",
+    "replay/missing",
+    "experts/max_violation",
+    "experts/unused",
+)
+OF_LAYERS = re.compile(r"experts/(\d+)/max_violation")
+"""Metrics with a curve a layer, behind the others."""
 SHOWN_CHARACTERS = 4000
 SAMPLE_COLUMNS = [f.name for f in fields(Sample)]
 
@@ -129,11 +145,17 @@ def _curves(run: RunFolder, stages: Sequence[Mapping[str, Any]]) -> list[tuple[s
         lines = read_metrics(run.metrics(stage["name"]))
         charts = [
             (metric, chart([(line["step"], line[metric]) for line in lines if metric in line], metric, stage["name"]))
-            for metric in CURVES
+            for metric in (*CURVES, *_of_layers(lines))
         ]
         if drawn := [(metric, svg) for metric, svg in charts if svg]:
             found.append((stage["name"], drawn))
     return found
+
+
+def _of_layers(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that a stage has for every mixture-of-experts layer, in the order of the layers."""
+    found = {match[0]: int(match[1]) for line in lines for name in line if (match := OF_LAYERS.fullmatch(name))}
+    return sorted(found, key=lambda name: found[name])
 
 
 def _samples(

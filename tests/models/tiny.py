@@ -69,12 +69,12 @@ def nemotron_h() -> NemotronHConfig:
     )
 
 
-def build(config: PretrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def build(config: PretrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Any:
     """The same model for the same seed, with an initialisation wide enough that its predictions are not uniform."""
     config.initializer_range = 0.2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
 class LocalPolicy:

@@ -218,11 +218,16 @@ def test_weights_yields_every_parameter_and_persistent_buffer_whole(
         assert any(name.endswith("e_score_correction_bias") for name in published)
 
 
-def test_packing_is_refused_for_a_model_with_mamba_layers(model_folder: Any) -> None:
-    config = policy_config("nemotron_h", packing=True)
-    with pytest.raises(EngineError, match="across packed documents") as caught:
-        DeepSpeedPolicy(model_folder("nemotron_h"), config, sft_stage(), freeze_router=True)
-    assert "policy.packing=false" in str(caught.value)
+@pytest.mark.parametrize("stage", STAGES)
+def test_packed_mamba_models_train_as_with_one_document_a_row(model_folder: Any, train: Any, stage: int) -> None:
+    traces = []
+    for packing in (True, False):
+        config = policy_config("nemotron_h", packing=packing, zero_stage=stage, activation_checkpointing=packing)
+        policy = DeepSpeedPolicy(model_folder("nemotron_h"), config, sft_stage(), freeze_router=True)
+        traces.append(train(policy, [batches(sequences(7, seed=step), config) for step in range(3)]))
+        policy.close()
+    assert traces[0].losses == pytest.approx(traces[1].losses, rel=1e-5)
+    assert traces[0].norms == pytest.approx(traces[1].norms, rel=1e-4)
 
 
 def test_one_process_stays_no_launchers_process() -> None:
