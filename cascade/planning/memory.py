@@ -1,9 +1,9 @@
 """Bytes that one GPU holds in each role of a run, by kind. Pure arithmetic: every function returns kind -> bytes.
 
-A dict's values add up to the role's peak. Kinds of a trainer: parameters, gradients, optimizer, activations, logits,
-communication, framework. Of a sampler: parameters, kv_cache, state_cache, activations, framework. Of a scorer that
-lives in the trainer's processes (teacher, reference): parameters, activations, logits. Formulas and how well they hold:
-docs/scaling_memory.md.
+A dict's values add up to the role's peak. Kinds of a trainer: parameters, gradients, optimizer (its state),
+activations, logits, temporaries (of the optimiser's step), communication, framework. Of a sampler: parameters,
+kv_cache, state_cache, activations, framework. Of a scorer that lives in the trainer's processes (teacher, reference):
+parameters, activations, logits. Formulas and how well they hold: docs/scaling_memory.md.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def training_phases(
     reduce = {"gradients": _reduced_gradients(policy, shares) + one, "activations": work.transient, "logits": 0}
     step = {
         "gradients": size * (shares.owned if policy.zero_stage else shares.trainable),
-        "optimizer": states["optimizer"] + _step(policy, shares, machine, shape.largest),
+        "temporaries": _step(policy, shares, machine, shape.largest),
         "communication": passing["communication"] - size * shares.gathered if policy.zero_stage == 3 else 0,
     }
-    blank = {"gradients": 0, "activations": 0, "logits": 0, "communication": 0, "framework": machine.framework}
+    kinds = ("gradients", "activations", "logits", "temporaries", "communication")
+    blank = {**dict.fromkeys(kinds, 0), "framework": machine.framework}
     return {
         "loss": {**blank, **passing, **loss},
         "turn": {**blank, **passing, **turn},

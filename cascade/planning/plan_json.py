@@ -13,7 +13,7 @@ from cascade.planning.shapes import ModelShape
 from cascade.planning.sizes import GIB
 from cascade.planning.stage_plan import PARTS, RecipePlan, StagePlan
 
-TRAIN = ("parameters", "gradients", "optimizer", "activations", "logits", "communication", "other")
+TRAIN = ("parameters", "gradients", "optimizer", "activations", "logits", "temporaries", "communication", "other")
 ROLLOUT = ("parameters", "kv_cache", "mamba_cache", "activations", "other")
 SCORER = ("parameters", "activations", "logits", "other")
 KINDS = {"train": TRAIN, "rollout": ROLLOUT, "teacher": SCORER}
@@ -129,26 +129,27 @@ def role_json(role: Role) -> dict[str, Any]:
     """One role; the kinds of `memory_gib` add up to its `total`."""
     found = {
         "gpus": role.gpus,
-        "memory_gib": memory_json(role),
+        "memory_gib": memory_json(role.name, role.memory),
         "available_gib": role.available / GIB,
         "fits": role.fits,
         "colocated": role.colocated,
         **role.more,
     }
     if role.name == "train":
+        found["moments_gib"] = {moment: memory_json("train", kinds) for moment, kinds in role.moments.items()}
         found |= {"host_gib": role.host / GIB, "host_available_gib": role.host_available / GIB}
     return found
 
 
-def memory_json(role: Role) -> dict[str, float]:
+def memory_json(role: str, memory: Mapping[str, int]) -> dict[str, float]:
     """GiB by kind, and in all."""
-    found = dict.fromkeys(KINDS[role.name], 0)
+    found = dict.fromkeys(KINDS[role], 0)
     renamed: Mapping[str, str] = {"state_cache": "mamba_cache"}
-    for kind, size in role.memory.items():
+    for kind, size in memory.items():
         name = renamed.get(kind, kind)
         name = name if name in found or kind in ("kv_cache", "mamba_cache", "logits", "communication") else "other"
         found[name] = found.get(name, 0) + size
-    return {**{kind: size / GIB for kind, size in found.items()}, "total": role.total / GIB}
+    return {**{kind: size / GIB for kind, size in found.items()}, "total": sum(memory.values()) / GIB}
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

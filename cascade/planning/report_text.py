@@ -104,7 +104,7 @@ def _memory_lines(plan: RecipePlan) -> Iterator[str]:
 
 def _role_lines(stage: StagePlan) -> Iterator[str]:
     for role in stage.roles:
-        held: Mapping[str, Any] = memory_json(role)
+        held: Mapping[str, Any] = memory_json(role.name, role.memory)
         kinds = ", ".join(f"{kind} {size:.1f}" for kind, size in held.items() if kind != "total" and size >= 0.05)
         verdict = "" if role.fits else "  DOES NOT FIT"
         host = f"; host {role.host / GIB:.0f} of {role.host_available / GIB:.0f}" if role.host else ""

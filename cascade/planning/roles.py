@@ -17,7 +17,7 @@ from cascade.planning.workload import StageWork
 USABLE = 0.95
 """Share of an accelerator's memory that can be filled; the rest goes to fragmentation and to libraries' own buffers."""
 
-PASSING = ("activations", "logits")
+PASSING = ("activations", "logits", "temporaries")
 """Kinds of a trainer's memory that are free while it does not train."""
 
 CACHE_COPIES = 2
@@ -35,6 +35,7 @@ class Role:
     capacity: int  # bytes of the accelerator
     colocated: bool = False
     more: Mapping[str, int] = field(default_factory=dict)  # further numbers, e.g. sequences at once
+    moments: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of training, `memory` being the fullest
     host: int = 0  # bytes of one machine's memory
     host_available: int = 0
 
@@ -51,13 +52,14 @@ class Role:
     @property
     def fits(self) -> bool:
         """Whether there is room, on the accelerator and on the machine."""
-        return self.total <= self.room and self.host <= self.host_available
+        return self.filled <= 1
 
     @property
     def filled(self) -> float:
         """1 and less: a share of the accelerator; more: by how much of one it is too small. The machine's likewise."""
         here = 1 + (self.total - self.room) / self.capacity
-        return max(here, 1 + (self.host - self.host_available) / max(1, self.host_available))
+        machine = 1 + (self.host - self.host_available) / max(1, self.host_available)
+        return round(max(here, machine), 9)  # caches take all the room there is, but for rounding
 
 
 def stage_roles(
@@ -66,7 +68,8 @@ def stage_roles(
     """The roles of a stage. What shares an accelerator counts against what the others leave."""
     capacity = int(cluster.gpu_memory_gib * GIB)
     room = int(capacity * USABLE)
-    train = _train_memory(recipe, name, shape, cluster, layout, work)
+    moments = _train_memory(recipe, name, shape, cluster, layout, work)
+    train = max(moments.values(), key=lambda kinds: sum(kinds.values()))
     resting = sum(size for kind, size in train.items() if kind not in PASSING)
     rollout = _rollout_memory(recipe, name, shape, cluster, layout, work)
     teacher = _teacher_memory(recipe, name, shape, cluster, work)
@@ -79,6 +82,7 @@ def stage_roles(
             train,
             room - stays,
             capacity,
+            moments=moments,
             host=host,
             host_available=int(cluster.host_memory_gib * GIB),
         )
@@ -120,9 +124,9 @@ def _resident(role: Mapping[str, int] | None, colocated: bool, recipe: Recipe) -
 
 def _train_memory(
     recipe: Recipe, name: str, shape: ModelShape, cluster: ClusterConfig, layout: Layout, work: StageWork
-) -> dict[str, int]:
+) -> dict[str, dict[str, int]]:
     stage, policy = recipe.stages[name], stage_policy(recipe, name)
-    return memory.training_memory(
+    return memory.training_phases(
         shape,
         policy,
         ranks=layout.training,

@@ -41,9 +41,10 @@ class Found:
 
 
 def search(asked: Case) -> Found | None:
-    """The fastest layout that fits, or None where none of those tried does."""
+    """The fastest layout that fits, the one asked about included, or None where none of those tried does."""
     started = time.monotonic()
-    best: tuple[float, Changes, RecipePlan] | None = None
+    own = asked.plan()
+    best: tuple[float, Changes, RecipePlan] | None = (own.hours, {}, own) if own.fits else None
     tried = 0
     policies: dict[int, list[tuple[float, Changes]]] = {}  # training processes -> (hours of training, policy)
     for base in _servers(asked):
@@ -150,7 +151,7 @@ def _shardings(case: Case, ranks: int) -> Iterator[Changes]:
 
 def _batches_divide(case: Case, groups: int) -> bool:
     stages: Sequence[Any] = list(case.recipe.stages.values())
-    sizes = [getattr(stage, "batch_size", None) or stage.prompts_per_step for stage in stages]
+    sizes = [getattr(stage, "batch_size", None) or stage.prompts_per_step * stage.num_generations for stage in stages]
     return all(size % groups == 0 for size in sizes)
 
 
@@ -188,8 +189,9 @@ def _distinct(case: Case) -> list[tuple[str, Any]]:
 def _training_hours(case: Case, policy: Changes) -> float:
     """Of all stages, training alone."""
     recipe = changed(case.recipe, policy)
-    return sum(
+    seconds = sum(
         recipe.stages[name].max_steps
         * training_time(case.shape, stage_policy(recipe, name), case.cluster, work, ranks=case.layout.training).total
         for name, work in case.works.items()
     )
+    return seconds / 3600

@@ -79,7 +79,7 @@ def largest_divisor(case: Case) -> int:
         if isinstance(stage, (SftStage, RewardModelStage)):
             sizes.append(stage.batch_size)
         elif isinstance(stage, SamplingStage):
-            sizes.append(stage.prompts_per_step)
+            sizes.append(stage.prompts_per_step * stage.num_generations)
     return reduce(math.gcd, sizes) * case.recipe.policy.sequence_parallel
 
 
