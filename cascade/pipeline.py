@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cascade import parallel
@@ -21,6 +22,7 @@ from cascade.identity import hash_of, stage_identity, versions
 from cascade.models.reward import require_reward_head
 from cascade.policy.expert_training import check_expert_keys
 from cascade.policy.export import CARD
+from cascade.policy.support import unsupported
 from cascade.ports import ChecksMachine, Environment, Waits
 from cascade.prompts import Renderer, trained_messages
 from cascade.run_folder import RunFolder, StageStatus
@@ -62,6 +64,7 @@ class Pipeline:
         if any(isinstance(stage, RewardModelStage) for stage in self.recipe.stages.values()):
             require_reward_head(self.run.path / base.path)  # before any compute is spent
         check_expert_keys(self.run.path / base.path, self.recipe.stages.values())
+        parallel.on_first(lambda: self._say_unsupported(self.run.path / base.path))
         self.trained[BASE] = self.effective[BASE] = base
         parallel.on_first(lambda: self._register(base))
         if self.recipe.model.path:
@@ -127,6 +130,11 @@ class Pipeline:
         return scores, parallel.on_first(lambda: self._gates(job, scores))
 
     # What follows runs on rank 0 only.
+
+    @staticmethod
+    def _say_unsupported(base: Path) -> None:
+        for line in unsupported(base):
+            print(f"not for this architecture: {line}", flush=True)
 
     def _check_machine(self) -> None:
         """Raises `CascadeError` where environments lack on this machine what they score with.

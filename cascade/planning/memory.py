@@ -3,7 +3,7 @@
 A dict's values add up to the role's peak. Kinds of a trainer: parameters, gradients, optimizer (its state),
 activations, logits, temporaries (of the optimiser's step), communication, framework. Of a sampler: parameters,
 kv_cache, state_cache, activations, framework. Of a scorer that lives in the trainer's processes (teacher, reference):
-parameters, activations, logits. Formulas and how well they hold: docs/scaling_memory.md.
+parameters, activations, logits. Formulas and how well they hold: docs/scaling.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parameters, gradients and optimiser state of a process in training: how DeepSpeed really holds them, ZeRO 0 to 3.
 
 Read in DeepSpeed 0.19.8 (`runtime/zero/stage_1_and_2.py`, `stage3.py`, `fp16/unfused_optimizer.py`) and held against
-measurements in docs/scaling_memory.md. T trainable parameters on a GPU before sharding, n processes:
+measurements in docs/scaling.md. T trainable parameters on a GPU before sharding, n processes:
 
     ZeRO 0, fp32    4 T of gradients and 8 T of moments, nothing is sharded
     ZeRO 0, bf16    a master copy of 4 T too, and in the step its gradients of 4 T

@@ -39,18 +39,7 @@ def check_expert_parallel(config: Any, policy: PolicyConfig) -> None:
     if size == 1:
         return
     asked = f"`policy.expert_parallel` is {size}, but"
-    if not is_moe(config):
-        raise EngineError(f"{asked} {config.model_type} has no experts.", "Set `policy.expert_parallel=1`.")
-    if config.model_type not in EXPERT_PARALLEL:
-        raise EngineError(
-            f"{asked} the experts of {config.model_type} are not known to this version.",
-            f"Set `policy.expert_parallel=1`, or train {' or '.join(EXPERT_PARALLEL)}.",
-        )
-    if getattr(config, "moe_latent_size", None) is not None:
-        raise EngineError(
-            f"{asked} the experts of this {config.model_type} work in a latent space, which AutoEP leaves out.",
-            "Set `policy.expert_parallel=1`.",
-        )
+    require_known_experts(config, asked)
     key = against_expert_parallel(policy)
     if key:
         raise EngineError(
@@ -64,6 +53,22 @@ def check_expert_parallel(config: Any, policy: PolicyConfig) -> None:
                 f"{asked} {number} {of} cannot be shared out among {size}.",
                 f"Choose a number that divides both {experts} experts and {parallel.world_size()} processes.",
             )
+
+
+def require_known_experts(config: Any, asked: str) -> None:
+    """Raises `EngineError`, beginning with `asked`, for an architecture whose experts cannot be shared out at all."""
+    if not is_moe(config):
+        raise EngineError(f"{asked} {config.model_type} has no experts.", "Set `policy.expert_parallel=1`.")
+    if config.model_type not in EXPERT_PARALLEL:
+        raise EngineError(
+            f"{asked} the experts of {config.model_type} are not known to this version.",
+            f"Set `policy.expert_parallel=1`, or train {' or '.join(EXPERT_PARALLEL)}.",
+        )
+    if getattr(config, "moe_latent_size", None) is not None:
+        raise EngineError(
+            f"{asked} the experts of this {config.model_type} work in a latent space, which AutoEP leaves out.",
+            "Set `policy.expert_parallel=1`.",
+        )
 
 
 class TransformersRouter(nn.Module):
