@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -111,11 +112,11 @@ def _check_stage(recipe: Recipe, name: str, origins: Origins) -> None:
             for domain in getattr(gate, rule):
                 _known(domain, domains, f"{at}.gates.{number}.{rule}.{domain}", "domain", origins, key=True)
     if isinstance(stage, (SftStage, RewardModelStage)):
-        _divides(recipe, stage.batch_size, f"{at}.batch_size", origins, "rows")
+        _divides(recipe, stage.batch_size, f"{at}.batch_size", origins)
     if isinstance(stage, RewardModelStage):
         _check_reward_gates(recipe, name, stage, origins)
     if isinstance(stage, SamplingStage):
-        _divides(recipe, stage.prompts_per_step * stage.num_generations, f"{at}.prompts_per_step", origins, "rollouts")
+        _divides(recipe, stage.prompts_per_step, f"{at}.prompts_per_step", origins, stage.num_generations)
         _check_sampling(recipe, name, stage, origins)
     if isinstance(stage, MopdStage):
         _check_teachers(recipe, name, stage, origins)
@@ -264,16 +265,18 @@ def check_pairs(recipe: Recipe, environments: Mapping[str, Environment], origins
                 )
 
 
-def _divides(recipe: Recipe, number: int, at: str, origins: Origins, what: str) -> None:
-    """Training shares out a step's documents: rows of demonstrations or pairs, or rollouts, whatever their prompts."""
+def _divides(recipe: Recipe, number: int, at: str, origins: Origins, each: int = 1) -> None:
+    """Training shares out a step's documents: demonstrations, pairs, or `each` rollouts of a prompt."""
     sharing = recipe.policy.sequence_parallel
     processes = training_processes(recipe) // sharing
-    if number % processes:
+    if number * each % processes:
         groups = f"{processes} processes" if sharing == 1 else f"{processes} groups of {sharing} processes"
+        rollouts = f", {number * each} rollouts a step" if each > 1 else ""
+        step = processes // math.gcd(processes, each)
         raise ConfigError(
-            f"`{at}` in {origins.of(at.split('.'))} makes {number} {what} a step, which {groups} "
+            f"`{at}` is {number} in {origins.of(at.split('.'))}{rollouts}, which {groups} "
             f"(in {origins.of(['launch', 'processes'])}) do not divide.",
-            f"Choose a multiple of {processes}, e.g. {number + processes - number % processes} {what}.",
+            f"Choose a multiple of {step}, e.g. {number + step - number % step}.",
         )
 
 
