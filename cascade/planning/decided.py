@@ -11,7 +11,8 @@ from cascade.planning.case import Case
 from cascade.planning.changes import Changes, words
 from cascade.planning.plan_json import plan_json
 from cascade.planning.problems import Problem, change_for_all, find_problems
-from cascade.planning.search import Found, search
+from cascade.planning.search import Found
+from cascade.planning.search import search as run_search
 from cascade.planning.shapes import model_shape
 from cascade.planning.splits import decide
 from cascade.planning.stage_plan import RecipePlan
@@ -59,6 +60,3 @@ def decided_plan(recipe: Recipe, order: Sequence[str], *, search: bool = False) 
     problems = [] if plan.fits else find_problems(asked, plan)
     together = change_for_all(asked, problems) if problems else None
     return Decided(plan, split.derived, problems, together, search, run_search(asked) if search else None)
-
-
-run_search = search

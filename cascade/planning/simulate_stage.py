@@ -21,6 +21,7 @@ from cascade.planning.roles import sequences_at_once
 from cascade.planning.simulate import Loop, Simulated, simulate
 from cascade.planning.simulated_replicas import ReplicaSpeed
 from cascade.planning.splits import candidates
+from cascade.planning.stage_plan import verifier_workers
 
 COLUMNS = (
     ("training", 9),
@@ -116,7 +117,7 @@ def loop_of(case: Case, name: str, lengths: ResponseLengths | None, ahead: int, 
         train_token_s=(plan.seconds.training - fixed + plan.seconds.scoring) / work.completion_tokens,
         publish_s=plan.seconds.publishing,
         verify_s=sum(seconds * count for seconds, count in judged) / sum(count for _, count in judged),
-        verifiers=case.cluster.cpu_cores * layout.training_nodes,
+        verifiers=verifier_workers(case.recipe, case.cluster, layout),
         failure_every_s=failures.every_h * 3600,
         restart_s=failures.restart_s,
     )

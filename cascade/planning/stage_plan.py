@@ -172,9 +172,13 @@ def _verification(
 ) -> float:
     if sampled is None:
         return 0.0
+    return verification_seconds(work.answers, verifier_workers(recipe, cluster, layout), sampled.total)
+
+
+def verifier_workers(recipe: Recipe, cluster: ClusterConfig, layout: Layout) -> int:
+    """Processes that judge: as many as the recipe says, else one a core of the machines that do."""
     machines = layout.nodes if recipe.verifiers.engine == "ray" else layout.training_nodes
-    workers = (recipe.verifiers.workers or cluster.cpu_cores) * (1 if recipe.verifiers.workers else machines)
-    return verification_seconds(work.answers, workers, sampled.total)
+    return recipe.verifiers.workers or cluster.cpu_cores * machines
 
 
 def _publishing(recipe: Recipe, shape: ModelShape, cluster: ClusterConfig, layout: Layout) -> float:
