@@ -1,6 +1,20 @@
-"""`python -m cascade`, and what torchrun, accelerate and deepspeed start."""
+"""`cascade`, `python -m cascade`, and what torchrun, accelerate and deepspeed start."""
 
-from cascade.cli import main
+from typing import NoReturn
+
+from cascade import cli
+from cascade.ending import Ending
+
+
+def main() -> NoReturn:
+    """Runs one command as a process of its own, and exits."""
+    ending = Ending()
+    try:
+        cli.main()
+    except SystemExit as left:
+        ending.code = int(left.code or 0)
+        raise
+
 
 if __name__ == "__main__":
     main()

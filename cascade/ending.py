@@ -1,0 +1,29 @@
+"""The end of a process that was in a process group.
+
+gloo's threads let go of tensors that Python knows, for which they need Python's lock. A thread that asks for it while
+the interpreter takes itself apart is ended by it, and the process with it: "terminate called without an active
+exception", after all work was done. DeepSpeed's engines hold the group, so it cannot be destroyed before. Such a
+process therefore ends where Python would begin to take itself apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
+
+class Ending:
+    """Registers itself to run after all exit handlers that come later, with the exit code that is then in `code`."""
+
+    def __init__(self) -> None:
+        self.code = 1  # of an exception that nobody catches
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not distributed.is_initialized():
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code)
