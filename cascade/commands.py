@@ -14,12 +14,10 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from cascade.compose import load_recipe
+from cascade.compose import asked_for, composed
 from cascade.config import Recipe, VerifiersConfig
 from cascade.environments.catalogue import build_environments, environment_alone
 from cascade.errors import ConfigError
-from cascade.locations import recipe_names
-from cascade.naming import nearest
 from cascade.origins import Origins
 from cascade.ports import Environment
 from cascade.recipe_checks import check_pairs, check_recipe
@@ -29,36 +27,19 @@ from cascade.types import Checkpoint
 
 def checked_recipe(words: Sequence[str]) -> tuple[Recipe, list[str], dict[str, Environment], str]:
     """The recipe of a command line, its stages in order, its environments, and what was asked. Imports no torch."""
-    recipe, origins = _composed(words)
+    recipe, origins = composed(words)
     order = check_recipe(recipe, origins)
     environments = build_environments(recipe.environments, recipe.seed, origins)
     check_pairs(recipe, environments, origins)
-    name, overrides = _asked(words)
+    name, overrides = asked_for(words)
     return recipe, order, environments, json.dumps([name, *overrides])
-
-
-def _composed(words: Sequence[str]) -> tuple[Recipe, Origins]:
-    """The recipe of a command line and where its keys came from; nothing is checked between keys."""
-    name, overrides = _asked(words)
-    return load_recipe(name, overrides)
-
-
-def _asked(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The recipe that a command line names, and its overrides. Raises `ConfigError` for none and for several."""
-    named = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
-    if not named:
-        meant = next((word for word in words if word in recipe_names()), "NAME")
-        raise ConfigError("No recipe was named.", f"Add `recipe={meant}`. {nearest('', recipe_names(), 'recipe')}")
-    if len(named) > 1:
-        raise ConfigError(f"Several recipes were named: {', '.join(named)}.", "Name one; a recipe file can inherit.")
-    return named[0], [word for word in words if not word.startswith("recipe=")]
 
 
 def plan(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Prints the plan of a recipe: what it does, and on a cluster what it needs."""
     from cascade.planning.plan import plan as plan_text
 
-    recipe, origins = _composed(options.overrides)
+    recipe, origins = composed(options.overrides)
     if recipe.cluster is not None:
         return _plan_on_cluster(recipe, origins, options)
     if options.json or options.search:

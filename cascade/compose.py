@@ -26,7 +26,24 @@ from cascade.naming import nearest
 from cascade.origins import Origins
 from cascade.recipe_errors import composition_error, validation_error
 
-__all__ = ["Origins", "compose_mapping", "load_recipe", "recipe_names"]
+__all__ = ["Origins", "asked_for", "compose_mapping", "composed", "load_recipe", "recipe_names"]
+
+
+def composed(words: Sequence[str]) -> tuple[Recipe, Origins]:
+    """The recipe of a command line and where its keys came from; nothing is checked between keys."""
+    name, overrides = asked_for(words)
+    return load_recipe(name, overrides)
+
+
+def asked_for(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe that a command line names, and its overrides. Raises `ConfigError` for none and for several."""
+    named = [word.removeprefix("recipe=") for word in words if word.startswith("recipe=")]
+    if not named:
+        meant = next((word for word in words if word in recipe_names()), "NAME")
+        raise ConfigError("No recipe was named.", f"Add `recipe={meant}`. {nearest('', recipe_names(), 'recipe')}")
+    if len(named) > 1:
+        raise ConfigError(f"Several recipes were named: {', '.join(named)}.", "Name one; a recipe file can inherit.")
+    return named[0], [word for word in words if not word.startswith("recipe=")]
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Origins]:
@@ -53,9 +70,9 @@ def compose_mapping(recipe: str, overrides: Sequence[str]) -> tuple[dict[str, An
     try:
         with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
             origins = Origins(overrides, [*_files(file, everything), *((path, name) for name, path in whole.items())])
-            composed = compose(file.stem, overrides=everything)
-            _replace_sections(composed, whole, kept)
-            mapping = _plain(composed, file.stem)
+            config = compose(file.stem, overrides=everything)
+            _replace_sections(config, whole, kept)
+            mapping = _plain(config, file.stem)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise composition_error(file, error, origins) from None
     _refuse_hydra(origins)

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cascade.compose import load_recipe
-from cascade.errors import ConfigError
+from cascade.compose import composed
 from cascade.planning.case import Case
 from cascade.planning.response_lengths import lengths_of_run
 from cascade.planning.shapes import model_shape
@@ -18,10 +17,7 @@ from cascade.stage_graph import stage_order
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> None:
     """Prints the choices, fastest first."""
-    named = [word.removeprefix("recipe=") for word in options.overrides if word.startswith("recipe=")]
-    if len(named) != 1:
-        raise ConfigError(f"{len(named)} recipes were named.", "Name one: `recipe=NAME`.")
-    recipe, origins = load_recipe(named[0], [word for word in options.overrides if not word.startswith("recipe=")])
+    recipe, origins = composed(options.overrides)
     choices = simulated_choices(
         Case.of(recipe, stage_order(recipe, origins), model_shape(recipe.model)),
         options.stage,

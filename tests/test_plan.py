@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cascade.commands import checked_recipe
 from cascade.planning.plan import plan
-from tests.conftest import REPOSITORY, cascade
+from tests.conftest import REPOSITORY, cascade, cascade_here
 
 
 def lines(*words: str) -> list[str]:
@@ -56,13 +58,13 @@ def test_evaluations_are_counted_with_that_of_a_base_that_was_given(tmp_path: Pa
     assert f"evaluation after every stage: {scratch}400 in all" in lines(*given)
 
 
-def test_every_recipe_that_ships_has_a_plan_or_says_what_it_lacks() -> None:
-    for file in sorted((REPOSITORY / "recipes").glob("*.yaml")):
-        done = cascade("plan", f"recipe={file}")
-        if done.returncode:
-            assert "there is no such folder" in done.stderr, done.stderr  # a model to be made or downloaded first
-        else:
-            assert done.stdout.startswith(f"{file.stem}: ")
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_that_ships_has_a_plan_or_says_what_it_lacks(file: Path) -> None:
+    done = cascade_here("plan", f"recipe={file}")
+    if done.returncode:
+        assert "there is no such folder" in done.stderr  # a model to be made or downloaded first
+    else:
+        assert done.stdout.startswith(f"{file.stem}: ")
 
 
 def test_plan_writes_nothing(tmp_path: Path) -> None:

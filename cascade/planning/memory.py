@@ -28,48 +28,15 @@ from cascade.planning.training_states import (
 )
 
 __all__ = [
+    "fullest",
     "rollout_memory",
     "scoring_memory",
     "sequence_cache",
     "sequences_at_once",
     "served_scoring_memory",
     "training_host_memory",
-    "training_memory",
     "training_phases",
 ]
-
-
-def training_memory(
-    shape: ModelShape,
-    policy: PolicyConfig,
-    *,
-    ranks: int,
-    freeze_router: bool = False,
-    row_tokens: int | None = None,
-    micro_batches: int = 2,
-    reward_model: bool = False,
-    machine: Machine = GPU,
-) -> dict[str, int]:
-    """What a process in training holds on its GPU at its peak, kind -> bytes; see `training_phases` for when that is.
-
-    Args:
-        ranks: processes in training, over all nodes.
-        freeze_router: routers have no gradient and no optimiser state.
-        row_tokens: tokens of the longest row; default: `policy.row_tokens`.
-        micro_batches: of a step on one process; from the second on, gradients are there when activations are.
-        reward_model: a scalar head in place of the LM head: no logits.
-    """
-    phases = training_phases(
-        shape,
-        policy,
-        ranks=ranks,
-        freeze_router=freeze_router,
-        row_tokens=row_tokens,
-        micro_batches=micro_batches,
-        reward_model=reward_model,
-        machine=machine,
-    )
-    return max(phases.values(), key=lambda kinds: sum(kinds.values()))
 
 
 def training_phases(
@@ -85,8 +52,15 @@ def training_phases(
 ) -> dict[str, dict[str, int]]:
     """The moments that can be the peak, each as kind -> bytes.
 
-    `loss`: all activations of a micro-batch are there, and the LM head works. `reduce`: the last gradients of a
-    backward pass, when activations have gone. `step`: the optimiser's.
+    `loss`: all activations of a micro-batch are there, and the LM head works. `turn`: the backward pass of the first
+    block. `reduce`: the last gradients of a backward pass, when activations have gone. `step`: the optimiser's.
+
+    Args:
+        ranks: processes in training, over all nodes.
+        freeze_router: routers have no gradient and no optimiser state.
+        row_tokens: tokens of the longest row; default: `policy.row_tokens`.
+        micro_batches: of a step on one process; from the second on, gradients are there when activations are.
+        reward_model: a scalar head in place of the LM head: no logits.
     """
     shares = sharding(shape, policy, ranks=ranks, freeze_router=freeze_router)
     size = DTYPE_BYTES[policy.dtype]
@@ -115,6 +89,11 @@ def training_phases(
         "reduce": {**blank, **passing, **reduce},
         "step": {**blank, **states, **step},
     }
+
+
+def fullest(phases: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
+    """The moment of `training_phases` in which most is held: the peak."""
+    return max(phases.values(), key=lambda kinds: sum(kinds.values()))
 
 
 def loss_bytes(shape: ModelShape, policy: PolicyConfig, *, tokens: int) -> int:

@@ -69,7 +69,7 @@ def stage_roles(
     capacity = int(cluster.gpu_memory_gib * GIB)
     room = int(capacity * USABLE)
     moments = _train_memory(recipe, name, shape, cluster, layout, work)
-    train = max(moments.values(), key=lambda kinds: sum(kinds.values()))
+    train = memory.fullest(moments)
     resting = sum(size for kind, size in train.items() if kind not in PASSING)
     rollout = _rollout_memory(recipe, name, shape, cluster, layout, work)
     teacher = _teacher_memory(recipe, name, shape, cluster, work)

@@ -6,20 +6,23 @@ Every process calls the same exchanges in the same order, in the backward pass t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+Trade = Callable[[torch.Tensor, dist.ProcessGroup], torch.Tensor]
+
 
 def tokens_to_heads(shares: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """All tokens of this process's share of heads: [B, T, F] from [B, T/N, N, F], share n being process n's."""
-    return _TokensToHeads.apply(shares, group)
+    return _Exchange.apply(shares, group, _to_heads, _to_tokens)
 
 
 def heads_to_tokens(share: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """The inverse of `tokens_to_heads`: [B, T/N, N, F] from [B, T, F]."""
-    return _HeadsToTokens.apply(share, group)
+    return _Exchange.apply(share, group, _to_tokens, _to_heads)
 
 
 def whole_row(part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
@@ -31,26 +34,19 @@ def whole_row(part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     return _WholeRow.apply(part, group)
 
 
-class _TokensToHeads(torch.autograd.Function):
+class _Exchange(torch.autograd.Function):
+    """`there(tensor, group)`, and `back(grad, group)` in the backward pass."""
+
     @staticmethod
-    def forward(ctx: Any, shares: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:  # type: ignore[override]
-        ctx.group = group
-        return _to_heads(shares, group)
+    def forward(  # type: ignore[override]
+        ctx: Any, tensor: torch.Tensor, group: dist.ProcessGroup, there: Trade, back: Trade
+    ) -> torch.Tensor:
+        ctx.group, ctx.back = group, back
+        return there(tensor, group)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        return _to_tokens(grad, ctx.group), None
-
-
-class _HeadsToTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, share: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:  # type: ignore[override]
-        ctx.group = group
-        return _to_tokens(share, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        return _to_heads(grad, ctx.group), None
+        return ctx.back(grad, ctx.group), None, None, None
 
 
 class _WholeRow(torch.autograd.Function):

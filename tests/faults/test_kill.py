@@ -72,6 +72,7 @@ def check_whole(run: Path, reference: Path) -> None:
         assert evaluated == [True, True]
 
 
+@pytest.mark.slow
 def test_kills_change_no_byte_where_batches_are_sampled_ahead_of_training(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

@@ -17,12 +17,12 @@ from cascade.planning.activations import activations
 from cascade.planning.adapters import adapter_parameters
 from cascade.planning.measuring import blank, measure
 from cascade.planning.memory import (
+    fullest,
     rollout_memory,
     scoring_memory,
     sequence_cache,
     sequences_at_once,
     training_host_memory,
-    training_memory,
     training_phases,
 )
 from cascade.planning.shapes import ModelShape, model_shape
@@ -134,7 +134,7 @@ def test_a_frozen_router_and_adapters_have_less_to_train() -> None:
     assert adapter_parameters(declared("qwen3_8b"), lora) == 36 * 16 * (
         (4096 + 4096) + 2 * (4096 + 1024) + (4096 + 4096) + 3 * (4096 + 12288)
     )
-    adapted = training_memory(shape, PolicyConfig(zero_stage=1, lora=lora), ranks=8)
+    adapted = fullest(training_phases(shape, PolicyConfig(zero_stage=1, lora=lora), ranks=8))
     assert adapted["gradients"] + adapted["optimizer"] < 0.02 * trained["optimizer"] * 8
     assert adapted["parameters"] > 2 * shape.total
 
@@ -153,7 +153,7 @@ def test_more_processes_and_longer_rows_move_memory_the_right_way() -> None:
     shape = declared("qwen3_30b_a3b")
 
     def peak(ranks: int, **keys: Any) -> int:
-        return sum(training_memory(shape, PolicyConfig(zero_stage=3, **keys), ranks=ranks).values())
+        return sum(fullest(training_phases(shape, PolicyConfig(zero_stage=3, **keys), ranks=ranks)).values())
 
     assert peak(8) > peak(64) > peak(512)
     assert peak(64, row_tokens=8192) > peak(64) > peak(64, activation_checkpointing=True)

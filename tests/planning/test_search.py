@@ -9,7 +9,7 @@ import pytest
 from cascade.planning.changes import words
 from cascade.planning.search import Found, search
 from cascade.planning.splits import decide
-from tests.conftest import cascade
+from tests.conftest import cascade_here
 from tests.planning.small_cases import case, decided
 
 BIG = ("recipe=nemotron-cascade-2", "cluster=h100", "cluster.nodes=32")
@@ -62,7 +62,7 @@ def test_nothing_is_found_where_nothing_fits() -> None:
 
 
 def test_the_command_prints_overrides_and_the_gain() -> None:
-    done = cascade("plan", "recipe=smoke", "model=qwen3_1_7b", "cluster=h100", "--search")
+    done = cascade_here("plan", "recipe=smoke", "model=qwen3_1_7b", "cluster=h100", "--search")
     assert done.returncode == 0, done.stderr
     said = done.stdout[done.stdout.index("search:") :]
     assert "times as fast" in said

@@ -12,7 +12,7 @@ from cascade.planning.case import Case
 from cascade.planning.response_lengths import ReplayedLengths
 from cascade.planning.shapes import model_shape
 from cascade.planning.simulate_stage import Choice, choices_json, choices_text, simulated_choices
-from tests.conftest import cascade
+from tests.conftest import cascade_here
 
 WORDS = ["recipe=smoke", "model=llama_3_2_1b", "model.tokenizer=characters", "cluster=h100", "rollout=vllm_server"]
 RECIPE, ORDER, *_ = checked_recipe([*WORDS, "cluster.nodes=4", "policy=bf16", "stages.if_rl.prompts_per_step=64"])
@@ -55,6 +55,6 @@ def test_a_stage_without_rollouts_is_refused(stage: str, said: str) -> None:
 
 def test_the_command_prints_json() -> None:
     words = [*WORDS, "cluster.nodes=2", "--stage", "if_rl", "--staleness", "0,1", "--steps", "4", "--json"]
-    done = cascade("simulate", *words)
+    done = cascade_here("simulate", *words)
     assert done.returncode == 0, done.stderr
     assert {entry["max_staleness"] for entry in json.loads(done.stdout)} == {0, 1}

@@ -11,7 +11,7 @@ import pytest
 from cascade.errors import ConfigError
 from cascade.planning.case import Case
 from cascade.planning.splits import decide
-from tests.conftest import REPOSITORY, cascade
+from tests.conftest import REPOSITORY, cascade_here
 from tests.planning.small_cases import case, decided
 
 TOP = (
@@ -28,7 +28,7 @@ def plan_of(*words: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def nemotron() -> dict[str, Any]:
-    done = cascade("plan", "recipe=nemotron-cascade-2", "cluster=h100", "cluster.nodes=32", "--json")
+    done = cascade_here("plan", "recipe=nemotron-cascade-2", "cluster=h100", "cluster.nodes=32", "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -184,14 +184,14 @@ def test_a_cluster_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_change_of_sharding_is_planned_though_the_recipe_has_one_process() -> None:
-    done = cascade("plan", *SMOKE_8B, "policy.sequence_parallel=4", "policy.dtype=bf16")
+    done = cascade_here("plan", *SMOKE_8B, "policy.sequence_parallel=4", "policy.dtype=bf16")
     assert done.returncode == 0, done.stderr
     assert "derived" in done.stdout
     assert "sequence parallel 4" in done.stdout
 
 
 def test_without_a_cluster_there_is_no_json() -> None:
-    done = cascade("plan", "recipe=smoke", "--json")
+    done = cascade_here("plan", "recipe=smoke", "--json")
     assert done.returncode == 1
     assert "cluster=h100" in done.stderr
 

@@ -18,11 +18,12 @@ from cascade.policy.offload import require_offload
 from tests.processes import ROOT
 from tests.tiny_models import policy_config, sft_stage
 
+SLOW = pytest.mark.slow
 OFFLOADED = [
     (1, {"offload_optimizer": "cpu"}),
-    (2, {"offload_optimizer": "cpu"}),
-    (3, {"offload_optimizer": "cpu"}),
-    (3, {"offload_parameters": "cpu"}),
+    pytest.param(2, {"offload_optimizer": "cpu"}, marks=SLOW),
+    pytest.param(3, {"offload_optimizer": "cpu"}, marks=SLOW),
+    pytest.param(3, {"offload_parameters": "cpu"}, marks=SLOW),
     (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
 ]
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.conftest import cascade  # noqa: E402
+from tests.conftest import cascade_here  # noqa: E402
 
 RECIPES = ("nemotron-cascade-2", "qwen3-30b-a3b")
 
@@ -23,7 +23,7 @@ def golden(recipe: str) -> Path:
 
 
 def planned(recipe: str) -> str:
-    done = cascade("plan", f"recipe={recipe}", "cluster=h100", "cluster.nodes=32")
+    done = cascade_here("plan", f"recipe={recipe}", "cluster=h100", "cluster.nodes=32")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -77,6 +77,7 @@ def test_a_tied_head_left_stale_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
         checked("llama", without_the_head)
 
 
+@pytest.mark.slow
 def test_experts_that_are_not_repacked_are_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With experts of 32 rows; narrower ones are padded, and vLLM itself cannot load them again."""
     folder = write_model(tmp_path / "model", "qwen3_moe", moe_intermediate_size=32, **HEAD)

@@ -310,7 +310,7 @@ def test_several_training_processes_are_refused(monkeypatch: pytest.MonkeyPatch)
         VllmInProcessEngine(policy_config(KIND), RolloutConfig(), TOKENIZER)
 
 
-@pytest.mark.parametrize("first", ("policy", "engine"))
+@pytest.mark.parametrize("first", (pytest.param("policy", marks=pytest.mark.slow), "engine"))
 def test_it_lives_in_one_process_with_deepspeed(tmp_path: Path, first: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.rollout.beside_deepspeed", first, str(tmp_path)],

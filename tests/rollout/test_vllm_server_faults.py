@@ -50,6 +50,7 @@ def test_a_killed_replica_loses_no_rollout_and_returns_with_the_current_weights(
     assert "== start 2 of replica 0" in (served_folder / "replica_0.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_publish_that_breaks_off_at_one_replica_reaches_the_others(
     served: VllmServerEngine, moe: Moe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def prepared(kind: str) -> tuple[Any, Any, Weights]:
     return vllm_engine(kind), model, published(model, kind)
 
 
-@pytest.mark.parametrize("kind", ("llama", "qwen3_moe"))
+@pytest.mark.parametrize("kind", (pytest.param("llama", marks=pytest.mark.slow), "qwen3_moe"))
 def test_the_order_of_the_stream_does_not_matter(kind: str) -> None:
     engine, model, weights = prepared(kind)
     take_over(engine, weights[::-1])
@@ -119,8 +119,13 @@ def test_a_weight_that_comes_twice_raises() -> None:
     ("kind", "lost", "named"),
     (
         ("qwen3_moe", "model.layers.1.mlp.experts.2.up_proj.weight", r"model\.layers\.1\.mlp\.experts"),
-        ("qwen3_moe", "model.layers.0.self_attn.k_proj.weight", r"model\.layers\.0\.self_attn\.qkv_proj \(\d+ of \d+"),
-        ("llama", "model.embed_tokens.weight", r"model\.embed_tokens"),
+        pytest.param(
+            "qwen3_moe",
+            "model.layers.0.self_attn.k_proj.weight",
+            r"model\.layers\.0\.self_attn\.qkv_proj \(\d+ of \d+",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("llama", "model.embed_tokens.weight", r"model\.embed_tokens", marks=pytest.mark.slow),
     ),
 )
 def test_a_weight_that_does_not_arrive_is_named(kind: str, lost: str, named: str) -> None:
@@ -142,6 +147,7 @@ def test_without_its_repair_a_tied_head_stays_stale(monkeypatch: pytest.MonkeyPa
     assert largest_error(engine, model, sequences(5)) > 0.1
 
 
+@pytest.mark.slow
 def test_without_their_repair_experts_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With experts of 32 rows; narrower ones are padded, and vLLM itself cannot load them again."""
     engine, _, _ = prepared("qwen3_moe")
@@ -155,6 +161,7 @@ def test_without_their_repair_experts_are_wrong(monkeypatch: pytest.MonkeyPatch,
     assert largest_error(engine, model, documents) > 0.1
 
 
+@pytest.mark.slow
 def test_bf16_weights_arrive_bit_for_bit() -> None:
     """What was published scores as in a vLLM that was started from a folder of it, to the last bit."""
     vllm_engine("qwen3_moe").close()

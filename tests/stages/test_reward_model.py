@@ -190,6 +190,7 @@ def test_a_finished_one_is_neither_trained_nor_measured_again_and_a_gate_can_sto
     assert {stage["name"]: stage["status"] for stage in read_status(run.path)["stages"]}["liked"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_death_in_the_middle_changes_no_byte(done: tuple[Path, str], pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = words(pairs, run)
