@@ -8,12 +8,8 @@ from cascade.ending import Ending
 
 def main() -> NoReturn:
     """Runs one command as a process of its own, and exits."""
-    ending = Ending()
-    try:
+    with Ending():
         cli.main()
-    except SystemExit as left:
-        ending.code = int(left.code or 0)
-        raise
 
 
 if __name__ == "__main__":

@@ -11,14 +11,23 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from types import TracebackType
 
 
 class Ending:
-    """Registers itself to run after all exit handlers that come later, with the exit code that is then in `code`."""
+    """`with Ending():` around all that a process does. Its exit code is what Python's own would be."""
 
     def __init__(self) -> None:
-        self.code = 1  # of an exception that nobody catches
-        atexit.register(self._leave)
+        self._code = 1  # of an exception that nobody catches
+        atexit.register(self._leave)  # runs last: handlers run in the opposite order
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            self._code = 0
+        elif isinstance(error, SystemExit):
+            self._code = int(error.code or 0)
 
     def _leave(self) -> None:
         distributed = sys.modules.get("torch.distributed")
@@ -26,4 +35,4 @@ class Ending:
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(self.code)
+        os._exit(self._code)

@@ -46,13 +46,6 @@ def start(threads: int | None = None, timeout_s: float = DEADLINE.total_seconds(
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_deadline)
 
 
-def stop() -> None:
-    """Leaves the process group."""
-    _groups.clear()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def rank() -> int:
     """This process's number, 0 to `world_size() - 1`."""
     return dist.get_rank() if dist.is_initialized() else 0

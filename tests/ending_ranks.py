@@ -10,13 +10,12 @@ import torch
 from cascade import parallel
 from cascade.ending import Ending
 
-ending = Ending()
-atexit.register(lambda: print("an exit handler", flush=True))
-parallel.start(1)
-tensors = [torch.ones(1000) for _ in range(64)]
-for tensor in tensors:
-    torch.distributed.all_reduce(tensor, async_op=True)
-del tensor, tensors  # gloo's threads have the last reference now
-print("a word that is not flushed")
-ending.code = int(sys.argv[1])
-sys.exit(ending.code)
+with Ending():
+    atexit.register(lambda: print("an exit handler", flush=True))
+    parallel.start(1)
+    tensors = [torch.ones(1000) for _ in range(64)]
+    for tensor in tensors:
+        torch.distributed.all_reduce(tensor, async_op=True)
+    del tensor, tensors  # gloo's threads have the last reference now
+    print("a word that is not flushed")
+    sys.exit(int(sys.argv[1]))

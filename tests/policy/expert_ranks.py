@@ -17,6 +17,7 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from transformers import AutoModelForCausalLM
 
 from cascade import parallel
+from cascade.ending import Ending
 from cascade.models.published import blank_model, published_weights
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.export import export_policy
@@ -33,7 +34,6 @@ def main() -> None:
     for asked in sys.argv[3:]:
         name, kind, *keys = asked.split(",")
         exercise(models / kind, kind, out / name, {key: json.loads(value) for key, value in map(pair, keys)})
-    parallel.stop()
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -126,4 +126,5 @@ def routers_seen(policy: DeepSpeedPolicy, folder: Path) -> list[tuple[torch.Tens
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cascade import parallel
+from cascade.ending import Ending
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.types import TrainingSequence
 from tests.policy.expert_models import EXPERTS, KINDS
@@ -32,7 +33,6 @@ def main() -> None:
     found = {kind: train(models / kind, kind) for kind in KINDS}
     if parallel.rank() == 0:
         torch.save(found, out / f"{parallel.world_size()}.pt")
-    parallel.stop()
 
 
 def train(model: Path, kind: str) -> dict[str, Any]:
@@ -62,4 +62,5 @@ def recorded(document: TrainingSequence, seed: int) -> TrainingSequence:
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

@@ -14,6 +14,7 @@ import torch
 
 from cascade import parallel
 from cascade.config import PolicyConfig, SftStage
+from cascade.ending import Ending
 from cascade.objectives import micro_batch_loss
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.types import TrainingSequence
@@ -92,8 +93,8 @@ def main() -> None:
         kind, way = asked.split(":")
         seen = train(models / kind, kind, way)
         torch.save(seen, out / f"{kind}_{way}_{parallel.rank()}.pt")
-    parallel.stop()
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

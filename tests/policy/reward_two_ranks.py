@@ -15,6 +15,7 @@ from typing import Any
 from cascade import parallel
 from cascade.config import RewardModelStage
 from cascade.data.pairs import rewarded
+from cascade.ending import Ending
 from cascade.policy.export import export_policy
 from cascade.policy.reward import DeepSpeedRewardModel
 from cascade.step import PairWorkers, pair_step
@@ -74,6 +75,6 @@ def exercise(folder: Path, zero_stage: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    for asked in sys.argv[3:]:
-        exercise(Path(sys.argv[1]), int(asked), Path(sys.argv[2]) / f"zero_{asked}")
-    parallel.stop()
+    with Ending():
+        for asked in sys.argv[3:]:
+            exercise(Path(sys.argv[1]), int(asked), Path(sys.argv[2]) / f"zero_{asked}")

@@ -23,6 +23,7 @@ from cascade import parallel
 from cascade.config import PolicyConfig, RewardModelStage, RlStage
 from cascade.data.packing import pack
 from cascade.data.pairs import rewarded
+from cascade.ending import Ending
 from cascade.models.loading import build_model, load_model
 from cascade.models.logprobs import LogProbModel
 from cascade.policy.deepspeed import DeepSpeedEngine, DeepSpeedPolicy
@@ -51,7 +52,6 @@ def main() -> None:
         found = case(name, models / kind, **{key: json.loads(value) for key, _, value in map(cut, keys)})
         if parallel.rank() == 0:
             torch.save(found, out / f"{name}.pt")
-    parallel.stop()
 
 
 def cut(text: str) -> tuple[str, str, str]:
@@ -230,4 +230,5 @@ def copied(policy: DeepSpeedEngine) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cascade import parallel
+from cascade.ending import Ending
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.export import export_policy
 from tests.tiny_models import ROWS_OF_STEPS, TOKENIZER, batches, policy_config, sequences, sft_stage
@@ -39,7 +40,6 @@ def main() -> None:
     for asked in sys.argv[3:]:
         kind, stage = asked.split(":")
         exercise(models / kind, kind, int(stage), out / f"{kind}_{stage}")
-    parallel.stop()
 
 
 def exercise(model: Path, kind: str, stage: int, out: Path) -> None:
@@ -64,4 +64,5 @@ def exercise(model: Path, kind: str, stage: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

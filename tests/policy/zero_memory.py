@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cascade import parallel
 from cascade.config import PolicyConfig
+from cascade.ending import Ending
 from cascade.models.loading import load_model
 from cascade.policy.deepspeed import loaded
 
@@ -55,8 +56,8 @@ def main() -> None:
         largest = max(getattr(own, "ds_numel", own.numel()) for own in model.parameters())
         mib = {"model": elements * 4 >> 20, "largest": largest * 4 >> 20}
         out.write_text(json.dumps({"processes": found, **mib}))
-    parallel.stop()
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

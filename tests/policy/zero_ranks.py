@@ -15,6 +15,7 @@ from deepspeed.utils import safe_get_full_grad
 
 from cascade import parallel
 from cascade.config import LoraConfig
+from cascade.ending import Ending
 from cascade.models.moe_blocks import moe_blocks
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.policy.moved import MovedCheck
@@ -99,8 +100,8 @@ def main() -> None:
             weights = trained(models / kind, kind, **RUNS[run])
             if parallel.rank() == 0:
                 torch.save(weights, out / f"{kind}_{run}.pt")
-    parallel.stop()
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cascade import parallel
+from cascade.ending import Ending
 from cascade.errors import EngineError
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.rollout.canary import canary_sequences, check_canary
@@ -55,8 +56,8 @@ def main() -> None:
     ]
     (out / f"{parallel.rank()}.txt").write_text("\n".join(lines))
     policy.close()
-    parallel.stop()
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

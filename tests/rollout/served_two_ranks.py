@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from cascade import parallel
+from cascade.ending import Ending
 from cascade.policy.deepspeed import DeepSpeedPolicy
 from cascade.rollout.vllm_server import VllmServerEngine
 from tests.rollout.embedded import flat, prompts
@@ -43,8 +44,8 @@ def main() -> None:
     engine.close()
     policy.close()
     (out / f"rank{parallel.rank()}").write_text("done")
-    parallel.stop()
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()
