@@ -1,6 +1,6 @@
 """Run by torchrun in two processes: trains a reward model, saves, trains on; loads and trains on again.
 
-torchrun --nproc_per_node 2 tests/policy/reward_two_ranks.py MODEL OUT ZERO_STAGE...
+torchrun --nproc_per_node 2 tests/policy/reward_two_ranks.py MODEL OUT ZERO_STAGE[,EXPERT_PARALLEL]...
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def pairs(count: int, seed: int) -> Pairs:
     return [(side(2 * rng.randrange(2, 12)), side(2 * rng.randrange(2, 12) + 1)) for _ in range(count)]
 
 
-def fresh(model: Path, zero_stage: int) -> DeepSpeedRewardModel:
-    config = policy_config("qwen3_moe", zero_stage=zero_stage, packing=False)
+def fresh(model: Path, zero_stage: int, expert_parallel: int = 1) -> DeepSpeedRewardModel:
+    config = policy_config("qwen3_moe", zero_stage=zero_stage, expert_parallel=expert_parallel, packing=False)
     return DeepSpeedRewardModel(model, config, stage(1), freeze_router=True, pad_id=0, seed=3)
 
 
@@ -57,16 +57,16 @@ def train(model: DeepSpeedRewardModel, steps: range) -> list[dict[str, float]]:
     return found
 
 
-def exercise(folder: Path, zero_stage: int, out: Path) -> None:
+def exercise(folder: Path, out: Path, *sharding: int) -> None:
     """Trains, saves, trains on and exports to `out`; then loads what was saved and trains on again."""
     state, last = out.with_suffix(".state"), len(PAIRS_OF_STEPS)
-    model = fresh(folder, zero_stage)
+    model = fresh(folder, *sharding)
     steps = train(model, range(2))
     model.save(state, {"step": 2})
     steps += train(model, range(2, last))
     export_policy(model, out, TOKENIZER, {"identity": out.name, "stage": "test", "step": last})
     model.close()
-    model = fresh(folder, zero_stage)
+    model = fresh(folder, *sharding)
     assert model.load(state) == {"step": 2}
     again = train(model, range(2, last))
     model.close()
@@ -77,4 +77,4 @@ def exercise(folder: Path, zero_stage: int, out: Path) -> None:
 if __name__ == "__main__":
     with Ending():
         for asked in sys.argv[3:]:
-            exercise(Path(sys.argv[1]), int(asked), Path(sys.argv[2]) / f"zero_{asked}")
+            exercise(Path(sys.argv[1]), Path(sys.argv[2]) / f"zero_{asked}", *map(int, asked.split(",")))

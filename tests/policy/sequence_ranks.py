@@ -20,7 +20,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 
 from cascade import parallel
-from cascade.config import PolicyConfig, RewardModelStage, RlStage
+from cascade.config import LoraConfig, PolicyConfig, RewardModelStage, RlStage
 from cascade.data.packing import pack
 from cascade.data.pairs import rewarded
 from cascade.ending import Ending
@@ -66,7 +66,8 @@ def case(name: str, model: Path, **keys: Any) -> dict[str, Any]:
 
 def config_of(**keys: Any) -> PolicyConfig:
     defaults = {"packing": True, "rows_per_micro_batch": 2, "max_grad_norm": 1e9}
-    return policy_config("llama", **{**defaults, **keys})
+    adapters = {"lora": LoraConfig(**keys.pop("lora"))} if "lora" in keys else {}
+    return policy_config("llama", **{**defaults, **keys, **adapters})
 
 
 def write_kind(models: Path, name: str) -> Path:

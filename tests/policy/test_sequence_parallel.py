@@ -24,6 +24,7 @@ FAST: Cases = {
     "moe_3": ("qwen3_moe", {"zero_stage": 3, "experts": "eager"}),
     "mamba_3": ("nemotron_h", {"zero_stage": 3}),
     "recomputed": ("nemotron_h", {"zero_stage": 2, "activation_checkpointing": True}),
+    "adapters": ("qwen3_moe", {"zero_stage": 2, "lora": {"rank": 4}}),
 }
 LEAKS: Cases = {"leak_nemotron_h": ("nemotron_h", {"zero_stage": 2})}  # attention, experts and Mamba layers
 STEPS: Cases = {"steps": ("qwen3_moe", {"zero_stage": 2}), "reward": ("llama", {"zero_stage": 1})}
@@ -78,12 +79,12 @@ def launched(models: Path, out: Path, processes: int, sharing: int, cases: Cases
 
 
 @pytest.fixture(scope="module")
-def alone(models: Path) -> Callable[[str, str, bool], dict[str, Any]]:
-    """Name of a case, kind of model, eager attention -> what this one process finds, computed once."""
+def alone(models: Path) -> Callable[[str, str, str], dict[str, Any]]:
+    """Name of a case, kind of model, keys in JSON -> what this one process finds, computed once."""
 
     @functools.cache
-    def get(name: str, kind: str, eager: bool) -> dict[str, Any]:
-        return case(name, models / kind, zero_stage=1, attention="eager" if eager else "sdpa")
+    def get(name: str, kind: str, kept: str) -> dict[str, Any]:
+        return case(name, models / kind, **{"zero_stage": 1, **json.loads(kept)})
 
     return get
 
@@ -107,7 +108,8 @@ def same_steps(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", FAST)
 def test_two_processes_that_share_rows_find_the_gradients_of_one(shared: Found, alone: Any, name: str) -> None:
     kind, keys = FAST[name]
-    same_gradients(shared(name), alone("gradients", kind, "attention" in keys))
+    kept = {key: keys[key] for key in keys.keys() & {"attention", "lora"}}
+    same_gradients(shared(name), alone("gradients", kind, json.dumps(kept)))
 
 
 @pytest.mark.parametrize("name", LEAKS)
@@ -120,7 +122,7 @@ def test_a_document_is_not_reached_by_others_in_its_row(shared: Found, name: str
 
 
 def test_whole_steps_measure_and_change_what_one_process_does(shared: Found, alone: Any) -> None:
-    same_steps(shared("steps"), alone("steps", STEPS["steps"][0], False))
+    same_steps(shared("steps"), alone("steps", STEPS["steps"][0], "{}"))
 
 
 def test_an_export_does_not_tell_how_rows_were_shared(shared: Found) -> None:
@@ -133,7 +135,7 @@ def test_an_export_does_not_tell_how_rows_were_shared(shared: Found) -> None:
 def test_four_processes_find_the_gradients_of_one(
     four: Callable[[int], Found], alone: Any, name: str, sharing: int
 ) -> None:
-    same_gradients(four(sharing)(name), alone("gradients", MORE[name][0], False))
+    same_gradients(four(sharing)(name), alone("gradients", MORE[name][0], "{}"))
 
 
 @pytest.mark.slow
@@ -142,4 +144,4 @@ def test_four_processes_find_the_gradients_of_one(
 def test_steps_of_four_processes_are_those_of_one(
     four: Callable[[int], Found], alone: Any, name: str, sharing: int
 ) -> None:
-    same_steps(four(sharing)(name), alone(name, STEPS[name][0], False))
+    same_steps(four(sharing)(name), alone(name, STEPS[name][0], "{}"))
