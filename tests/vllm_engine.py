@@ -51,6 +51,12 @@ def vllm_engine(kind: str) -> Any:
     return engine
 
 
+def without_shared_engine() -> None:
+    """Closes the shared engine: one vLLM at a time runs in a process. The next `vllm_engine` starts it again."""
+    if _shared:
+        _shared["engine"].close()
+
+
 def changed_model(kind: str, seed: int, dtype: torch.dtype = torch.float32, scale: float = 0.1) -> Any:
     """The model of `tiny_folder(kind)` with every parameter moved, as a large training step would."""
     model = AutoModelForCausalLM.from_pretrained(tiny_folder(kind), dtype=dtype).eval()

@@ -15,7 +15,15 @@ from cascade.models.published import blank_model, published_weights
 from cascade.rollout.canary import canary_sequences, check_canary
 from tests.models.tiny import LocalPolicy
 from tests.tiny_models import TOKENIZER, policy_config, write_model
-from tests.vllm_engine import HEAD, changed_model, needs_vllm, new_engine, tiny_folder, vllm_engine
+from tests.vllm_engine import (
+    HEAD,
+    changed_model,
+    needs_vllm,
+    new_engine,
+    tiny_folder,
+    vllm_engine,
+    without_shared_engine,
+)
 from tests.vllm_engine import LocalPolicy as Publishing
 
 pytestmark = needs_vllm
@@ -94,6 +102,7 @@ def test_experts_that_are_not_repacked_are_caught(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_engine_of_another_dtype_is_caught() -> None:
+    without_shared_engine()
     engine = new_engine("qwen3_moe", dtype="bf16")
     engine.load(tiny_folder("qwen3_moe"))
     try:

@@ -31,6 +31,7 @@ from tests.vllm_engine import (
     new_engine,
     tiny_folder,
     vllm_engine,
+    without_shared_engine,
 )
 
 pytestmark = needs_vllm
@@ -164,7 +165,7 @@ def test_without_their_repair_experts_are_wrong(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.slow
 def test_bf16_weights_arrive_bit_for_bit() -> None:
     """What was published scores as in a vLLM that was started from a folder of it, to the last bit."""
-    vllm_engine("qwen3_moe").close()
+    without_shared_engine()
     engine = new_engine("qwen3_moe", dtype="bf16")
     engine.load(tiny_folder("qwen3_moe", seed=1))
     documents, wanted = sequences(5), tiny_folder("qwen3_moe")
