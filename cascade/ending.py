@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from types import TracebackType
 
 
 class Ending:
-    """`with Ending():` around all that a process does. Its exit code is what Python's own would be."""
+    """`with Ending():` around all that a process does. Its exit code is what a shell sees of Python's own."""
 
     def __init__(self) -> None:
         self._code = 1  # of an exception that nobody catches
@@ -26,8 +27,10 @@ class Ending:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
             self._code = 0
+        elif isinstance(error, KeyboardInterrupt):
+            self._code = 128 + signal.SIGINT
         elif isinstance(error, SystemExit):
-            self._code = int(error.code or 0)
+            self._code = error.code if isinstance(error.code, int) else int(error.code is not None)
 
     def _leave(self) -> None:
         distributed = sys.modules.get("torch.distributed")
